@@ -1,0 +1,112 @@
+import { LogController, fastify, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { apiKeys } from './features/api-keys/routes.ts';
+import { orders } from './features/orders/routes.ts';
+import type { Lifecycle } from './lifecycle.ts';
+import { createRequestLog } from './logging.ts';
+import type { Metrics } from './metrics.ts';
+import { auth } from './plugins/auth.ts';
+import { PROBLEM_TYPE, errorHandler, renderProblem, toAppError } from './plugins/error-handler.ts';
+import { health } from './plugins/health.ts';
+import { idempotency } from './plugins/idempotency.ts';
+import { loadShedding } from './plugins/load-shedding.ts';
+import { collectRoutes, notFound } from './plugins/not-found.ts';
+import { observe } from './plugins/observe.ts';
+import { openApi } from './plugins/openapi.ts';
+import { rateLimit } from './plugins/rate-limit.ts';
+import { requestGuard } from './plugins/request-guard.ts';
+import { securityHeaders } from './plugins/security-headers.ts';
+import { createFrameworkErrorHandler, createSocketErrorHandler } from './plugins/socket-errors.ts';
+import { validation } from './plugins/validation.ts';
+import { createRequestIds } from './request-id.ts';
+import type { Services } from './services.ts';
+
+export interface AppOptions {
+  config: Config;
+  log: Logger;
+  metrics: Metrics;
+  lifecycle: Lifecycle;
+  services: Services;
+  version: string;
+  /** How long a client may take for its headers and for its whole request, in ms. */
+  receive?: { headersTimeoutMs: number; requestTimeoutMs: number };
+}
+
+/** The largest request line and headers, in bytes; more is 431. */
+const MAX_HEADER_BYTES = 16 * 1024;
+/** Longer than the keep-alive of nginx's upstream (60 s): the side that reuses must be the one that closes. */
+const KEEP_ALIVE_TIMEOUT_MS = 72_000;
+const RECEIVE = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000 };
+
+/** The whole way of a request, in the order in which it runs. */
+export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
+  const { config, log, metrics, lifecycle, services, version } = options;
+  const { headersTimeoutMs, requestTimeoutMs } = options.receive ?? RECEIVE;
+  const requestIds = createRequestIds(config.http.trustedProxies);
+  const rawAnswers = {
+    render: renderProblem,
+    headers: {
+      'content-type': PROBLEM_TYPE,
+      'cache-control': 'no-store',
+      'x-content-type-options': 'nosniff',
+    },
+    newRequestId: requestIds.next,
+    log,
+    metrics,
+  };
+
+  const app = fastify({
+    // Node looks for late requests every 30 s by default, whatever the timeouts say.
+    http: {
+      connectionsCheckingInterval: 1_000,
+      headersTimeout: headersTimeoutMs,
+      maxHeaderSize: MAX_HEADER_BYTES,
+    },
+    requestTimeout: requestTimeoutMs,
+    connectionTimeout: config.http.requestTimeoutMs + requestTimeoutMs,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    handlerTimeout: config.http.requestTimeoutMs,
+    bodyLimit: config.http.bodyLimitBytes,
+    trustProxy: config.http.trustedProxies,
+    genReqId: (request) => requestIds.of(request),
+    loggerInstance: log as FastifyBaseLogger,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+    childLoggerFactory: createRequestLog,
+    // While draining every route goes on; `lifecycle` says when that ends.
+    return503OnClosing: false,
+    routerOptions: { maxParamLength: 200 },
+    clientErrorHandler: createSocketErrorHandler(rawAnswers),
+    frameworkErrors: createFrameworkErrorHandler(rawAnswers, toAppError),
+  });
+
+  const routes = collectRoutes(app);
+  app.decorateRequest('principal', null);
+  app.removeContentTypeParser('text/plain');
+
+  await app.register(errorHandler, { metrics });
+  await app.register(validation);
+  await app.register(observe, { log, metrics, lifecycle, slowRequestMs: config.log.slowRequestMs });
+  await app.register(securityHeaders, { corsOrigins: config.http.corsOrigins });
+  await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
+  await app.register(notFound, { routes });
+  await app.register(health, { lifecycle, version, ...services.health });
+  if (config.http.docsEnabled) await app.register(openApi, { title: 'Hardpoint', version });
+
+  await app.register(
+    async (v1) => {
+      await v1.register(loadShedding, { maxEventLoopDelayMs: config.http.maxEventLoopDelayMs });
+      await v1.register(auth, { ...services.auth, metrics });
+      if (config.rateLimit.enabled) {
+        const { perMinute, burst } = config.rateLimit;
+        await v1.register(rateLimit, { store: services.rateLimitStore, perMinute, burst, metrics });
+      }
+      await v1.register(idempotency);
+      await v1.register(notFound, { routes });
+      await v1.register(apiKeys, services);
+      await v1.register(orders, { ...services, maxRows: config.query.maxRows });
+    },
+    { prefix: '/v1' },
+  );
+  return app;
+}

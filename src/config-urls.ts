@@ -1,0 +1,134 @@
+import { isPrivateHost, isLoopback } from './config-hosts.ts';
+import { findFileFault } from './config-files.ts';
+import { textSchema, type Kind, type Refuse } from './config-kinds.ts';
+import { isPlaceholder } from './config-secrets.ts';
+
+/** A connection URL with its host as the driver will read it. */
+interface ConnectionUrl {
+  url: URL;
+  host: string;
+}
+
+export const postgresUrl: Kind<string> = {
+  schema: textSchema((text, refuse) => readUrl(text, /^postgres(ql)?:\/\//, checkPostgres, refuse)),
+  allowed:
+    'postgres://USER:PASSWORD@HOST:PORT/DATABASE, and ?sslmode=verify-full for a host outside the private network; ' +
+    'make a password with: openssl rand -hex 24',
+  example: 'postgres://app:PASSWORD@postgres:5432/app',
+  secret: 'url',
+};
+
+export const redisUrl: Kind<string> = {
+  schema: textSchema((text, refuse) => readUrl(text, /^rediss?:\/\//, checkRedis, refuse)),
+  allowed:
+    'redis://:PASSWORD@HOST:PORT/DB inside the private network, rediss:// (TLS) everywhere; ' +
+    'make a password with: openssl rand -hex 24',
+  example: 'redis://:PASSWORD@redis:6379/0',
+  secret: 'url',
+};
+
+/** The URL without its password, or undefined when it cannot be told which part is the password. */
+export function redactUrl(text: string): string | undefined {
+  const parsed = parseUrl(text);
+  return parsed && redact(parsed.url);
+}
+
+function readUrl(
+  text: string,
+  scheme: RegExp,
+  check: (parsed: ConnectionUrl, refuse: Refuse) => void,
+  refuse: Refuse,
+): string {
+  if (text === '') return text;
+  const parsed = parseUrl(text);
+  if (!scheme.test(text)) refuse('has the wrong scheme');
+  else if (!parsed) refuse('cannot be read; write special characters of the password percent-encoded');
+  else if (parsed.host === '') refuse('names no host');
+  else {
+    const password = parsed.url.searchParams.get('password') ?? decodeURIComponent(parsed.url.password);
+    if (isPlaceholder(password) && !isLoopback(parsed.host)) refuse('has a placeholder for a password');
+    check(parsed, refuse);
+  }
+  return text;
+}
+
+/** Stands where Postgres URLs may leave the host out (postgres://user@/db?host=/run/postgresql) and URL refuses. */
+const NO_HOST = 'no-host.invalid';
+
+function parseUrl(text: string): ConnectionUrl | undefined {
+  if (!/^(postgres|postgresql|redis|rediss):\/\/\S*$/.test(text)) return undefined;
+  try {
+    const url = new URL(text.replace(/^(\w+:\/\/[^@/?#]*@)\//, `$1${NO_HOST}/`));
+    // An @ or # behind the host is a password that was not encoded: host and password are not what they seem.
+    if (/[@#]/.test(url.pathname + url.search) || text.includes('#')) return undefined;
+    decodeURIComponent([url.username, url.password, url.pathname].join(' '));
+    const named = url.hostname === NO_HOST ? '' : decodeURIComponent(url.hostname);
+    const host = (text.startsWith('postgres') && url.searchParams.get('host')) || named;
+    return { url, host: host.replace(/^\[(.*)\]$/, '$1') };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Parameters that hold no secret; the values of all others are hidden. */
+const SHOWN = new Set(['host', 'port', 'sslmode', 'sslrootcert', 'ssl', 'uselibpqcompat']);
+
+function redact(url: URL, changes: { scheme?: string; query?: URLSearchParams } = {}): string {
+  // A name without a password may be a password whose colon was forgotten.
+  const user = url.password === '' ? '***' : `${url.username}:***`;
+  const login = url.username === '' && url.password === '' ? '' : `${user}@`;
+  const host = url.host.replace(NO_HOST, '');
+  const query = [...(changes.query ?? url.searchParams)]
+    .map(([name, value]) => `${name}=${SHOWN.has(name) ? value : '***'}`)
+    .join('&');
+  return `${changes.scheme ?? url.protocol}//${login}${host}${url.pathname}${query && `?${query}`}`;
+}
+
+function checkPostgres({ url, host }: ConnectionUrl, refuse: Refuse): void {
+  const query = url.searchParams;
+  if (url.pathname.length < 2) refuse('names no database');
+  // The driver takes the last of several, other readers the first.
+  if (new Set(query.keys()).size < query.size) refuse('repeats a parameter');
+  for (const name of ['statement_timeout', 'query_timeout']) {
+    if (query.has(name)) refuse(`sets ${name}, which QUERY_TIMEOUT_SECONDS decides`);
+  }
+  for (const name of ['sslrootcert', 'sslcert', 'sslkey']) {
+    const path = query.get(name);
+    const fault = path === null ? undefined : findFileFault(path);
+    if (fault !== undefined) refuse(`names in ${name} a file that cannot be used: ${fault}`);
+  }
+  const fault = isLoopback(host) ? undefined : findPostgresTlsFault(query, host);
+  if (fault === undefined) return;
+  const mended = new URLSearchParams(query);
+  for (const name of ['ssl', 'uselibpqcompat']) mended.delete(name);
+  mended.set('sslmode', 'verify-full');
+  refuse(`${fault}; write ${redact(url, { query: mended })}`);
+}
+
+function findPostgresTlsFault(query: URLSearchParams, host: string): string | undefined {
+  if (query.has('uselibpqcompat')) return 'has uselibpqcompat, with which most modes verify nothing';
+  if (query.has('ssl')) return 'has ssl, which can switch verification off';
+  const mode = query.get('sslmode') ?? '';
+  if (mode === 'verify-full') return undefined;
+  if (mode === '' || mode === 'disable') {
+    return isPrivateHost(host) ? undefined : 'leaves the private network without TLS';
+  }
+  if (mode === 'no-verify' || mode === 'allow')
+    return `has sslmode=${mode}, which does not verify the server`;
+  if (['prefer', 'require', 'verify-ca'].includes(mode)) {
+    return `has sslmode=${mode}, which pg 8 reads as verify-full and pg 9 weakens`;
+  }
+  return 'has an unknown sslmode';
+}
+
+function checkRedis({ url, host }: ConnectionUrl, refuse: Refuse): void {
+  if (!/^(\/\d{0,4})?$/.test(url.pathname)) refuse('has a path that is not a database number');
+  // The client turns each parameter into an option of its own, and ?tls= switches TLS off.
+  if ([...url.searchParams.keys()].some((name) => name !== 'family')) {
+    refuse('has parameters; only family is allowed, since others change the connection, TLS included');
+  }
+  if (url.protocol === 'redis:' && !isPrivateHost(host)) {
+    const query = new URLSearchParams();
+    refuse(`leaves the private network without TLS; write ${redact(url, { scheme: 'rediss:', query })}`);
+  }
+}

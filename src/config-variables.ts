@@ -1,0 +1,171 @@
+import { bindAddress, decimalNumber, flag, matching, oneOf, wholeNumber, type Kind } from './config-kinds.ts';
+import { originList, proxyList } from './config-network.ts';
+import { keyList, strongSecret } from './config-secrets.ts';
+import { postgresUrl, redisUrl } from './config-urls.ts';
+
+/** One environment variable. `default` is text as it would stand in the environment; '' means unset. */
+export interface Variable<T = unknown> extends Kind<T> {
+  default: string;
+  description: string;
+  required?: true;
+}
+
+function variable<T>(kind: Kind<T>, preset: string, description: string): Variable<T> {
+  return { ...kind, default: preset, description };
+}
+
+const http = {
+  API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which both ports listen.'),
+  API_PORT: variable(wholeNumber(0, 65535), '8000', 'Port of the API; 0 takes any free one.'),
+  METRICS_ENABLED: variable(flag, 'true', 'Serve /metrics and /internal/status on METRICS_PORT.'),
+  METRICS_PORT: variable(wholeNumber(0, 65535), '9090', 'Port of the metrics, never published; 0: any free.'),
+  TRUSTED_PROXIES: variable(proxyList, '', 'Proxies whose X-Forwarded-For and -Proto are believed.'),
+  ENFORCE_HTTPS: variable(flag, 'false', 'Refuse requests that reached the proxy without TLS.'),
+  CORS_ORIGINS: variable(originList, '', 'Browser origins that may read answers; empty: none.'),
+  MAX_REQUEST_SIZE_MB: variable(
+    decimalNumber(0.001, 100),
+    '10',
+    'Largest request body in MiB; nginx has the same.',
+  ),
+  REQUEST_TIMEOUT_SECONDS: variable(decimalNumber(0.1, 3600), '60', 'Longest time for one request.'),
+  MAX_EVENT_LOOP_DELAY_MS: variable(
+    wholeNumber(0, 60_000),
+    '1000',
+    'Delay of the event loop above which requests are shed with 503; 0: never.',
+  ),
+  DOCS_ENABLED: variable(flag, 'true', 'Serve /docs and /openapi.json.'),
+};
+
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+
+const log = {
+  LOG_LEVEL: variable(
+    oneOf(LOG_LEVELS, { warning: 'warn' }),
+    'info',
+    'Least level that is logged, in any case.',
+  ),
+  LOG_FORMAT: variable(
+    oneOf(['json', 'pretty']),
+    'json',
+    'One JSON object a line, or coloured text for people.',
+  ),
+  SLOW_REQUEST_THRESHOLD_MS: variable(
+    wholeNumber(1, 3_600_000),
+    '3000',
+    'Requests that take longer are logged as SLOW REQUEST.',
+  ),
+};
+
+const auth = {
+  AUTH_REQUIRED: variable(
+    flag,
+    'true',
+    'Ask for an API key; false only when API_HOST is a loopback address.',
+  ),
+  API_KEYS: variable(keyList, '', 'First keys, with all scopes; a key without tenant belongs to `default`.'),
+  API_KEY_ENVIRONMENT: variable(
+    matching(/^[a-z]{2,10}$/, '2 to 10 letters a-z'),
+    'live',
+    'Part of every key (hp_live_...): keys of another environment are refused.',
+  ),
+  API_KEY_SECRET: variable(
+    strongSecret,
+    '',
+    'Pepper of the stored key digests; changing it voids every key.',
+  ),
+  SECRET_KEY: variable(strongSecret, '', 'Signs list cursors; the same on every replica.'),
+  AUTH_FAILURES_PER_MINUTE: variable(
+    wholeNumber(1, 1_000_000),
+    '60',
+    'Requests with a bad key that one IP address may send in a minute.',
+  ),
+};
+
+const rateLimit = {
+  RATE_LIMIT_ENABLED: variable(flag, 'true', 'Limit the requests of each key and of each address.'),
+  RATE_LIMIT_PER_MINUTE: variable(
+    wholeNumber(1, 10_000_000),
+    '100',
+    'Requests of one key in any 60 seconds, unless the key has a limit of its own.',
+  ),
+  RATE_LIMIT_BURST: variable(
+    wholeNumber(0, 10_000_000),
+    '0',
+    'Requests of one key in any one second, at most RATE_LIMIT_PER_MINUTE; 0: no such bound.',
+  ),
+  EXPECTED_REPLICAS: variable(
+    wholeNumber(1, 1000),
+    '1',
+    'Processes that serve the API; without Redis each holds its share of the limits.',
+  ),
+};
+
+const postgres = {
+  DATABASE_URL: { ...variable(postgresUrl, '', 'The database; required.'), required: true as const },
+  DATABASE_URL_REPLICA: variable(postgresUrl, '', 'Read replica; empty: the primary is read.'),
+  DATABASE_MIGRATION_URL: variable(postgresUrl, '', 'Database login of migrations; empty: DATABASE_URL.'),
+  DATABASE_PGBOUNCER: variable(flag, 'false', 'DATABASE_URL is a PgBouncer in transaction mode.'),
+  CONNECTION_POOL_SIZE: variable(wholeNumber(1, 500), '20', 'Most Postgres connections of one process.'),
+  POOL_WAIT_TIMEOUT_MS: variable(
+    wholeNumber(1, 60_000),
+    '3000',
+    'Longest wait for a connection of the pool.',
+  ),
+  QUERY_TIMEOUT_SECONDS: variable(decimalNumber(0.1, 3600), '30', 'Longest time for one SQL statement.'),
+  QUERY_MAX_ROWS: variable(wholeNumber(1, 10_000_000), '100000', 'Most rows that one query may return.'),
+};
+
+const redis = {
+  REDIS_URL: variable(redisUrl, '', 'Redis of limits and cache; empty: each process on its own.'),
+  REDIS_CACHE_URL: variable(redisUrl, '', 'Another Redis for the cache alone; empty: REDIS_URL.'),
+  REDIS_COMMAND_TIMEOUT_MS: variable(wholeNumber(1, 10_000), '150', 'Longest time for one Redis command.'),
+  CACHE_ENABLED: variable(flag, 'true', 'Cache reads.'),
+  CACHE_TTL_SECONDS: variable(decimalNumber(0.1, 86_400), '60', 'Time for which a cached read is fresh.'),
+  CACHE_MAX_ROWS: variable(wholeNumber(1, 1_000_000), '10000', 'Larger results are not cached.'),
+};
+
+const lifecycle = {
+  IDEMPOTENCY_TTL_SECONDS: variable(
+    decimalNumber(0.1, 2_592_000),
+    '86400',
+    'Time for which an Idempotency-Key is remembered.',
+  ),
+  DRAIN_DELAY_SECONDS: variable(
+    decimalNumber(0, 300),
+    '5',
+    'Time between saying "not ready" and no longer listening, for load balancers to notice.',
+  ),
+  SHUTDOWN_TIMEOUT_SECONDS: variable(
+    decimalNumber(0.1, 600),
+    '30',
+    'Longest time for requests in flight at shutdown, after the drain delay.',
+  ),
+};
+
+/** All variables by heading, in the order of .env.example and the README. */
+export const VARIABLE_GROUPS: Record<string, Record<string, Variable>> = {
+  HTTP: http,
+  Logging: log,
+  'Authentication and secrets': auth,
+  'Rate limits': rateLimit,
+  Postgres: postgres,
+  'Redis and cache': redis,
+  'Idempotency and shutdown': lifecycle,
+};
+
+export const VARIABLES = { ...http, ...log, ...auth, ...rateLimit, ...postgres, ...redis, ...lifecycle };
+
+export type VariableName = keyof typeof VARIABLES;
+
+/** What each variable's text becomes. */
+export type Values = {
+  [Name in VariableName]: (typeof VARIABLES)[Name] extends Variable<infer Value> ? Value : never;
+};
+
+export function isVariableName(name: string): name is VariableName {
+  return Object.hasOwn(VARIABLES, name);
+}
+
+export function findVariable(name: string): Variable | undefined {
+  return isVariableName(name) ? VARIABLES[name] : undefined;
+}

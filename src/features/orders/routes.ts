@@ -1,0 +1,161 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import type { Cursors } from '../../stores/cursor.ts';
+import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
+import type { Idempotency } from '../../stores/idempotency.ts';
+import * as schema from './schema.ts';
+import { createOrderService, type OrderServiceDeps } from './service.ts';
+
+export interface OrderRoutesOptions extends OrderServiceDeps {
+  idempotency: Idempotency;
+  cursors: Cursors;
+}
+
+const TAGS = ['orders'];
+const BY_ID = '/orders/:id';
+
+/** HTTP of orders: takes from the request, calls the service, answers. */
+export async function orders(scope: FastifyInstance, options: OrderRoutesOptions): Promise<void> {
+  const app = scope.withTypeProvider<ZodTypeProvider>();
+  const { idempotency, cursors } = options;
+  const service = createOrderService(options);
+
+  app.post(
+    '/orders',
+    {
+      config: { scope: 'orders:write', idempotent: true },
+      schema: {
+        tags: TAGS,
+        summary: 'Create an order',
+        headers: z.object({ 'idempotency-key': z.string().max(255).optional() }),
+        body: schema.NewOrder,
+        response: { 201: schema.Order },
+      },
+    },
+    async (request, reply) => {
+      const tenant = tenantOf(request);
+      const answer = await idempotency.run(request.idempotency, async (tx) => {
+        const order = await service.create(tx, tenant, request.body);
+        const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
+        return { status: 201, headers, body: order };
+      });
+      const order = answer.body as schema.Order;
+      if (answer.replayed) reply.header('idempotency-replayed', 'true');
+      else await service.created(tenant, order);
+      return reply.code(201).headers(answer.headers).send(order);
+    },
+  );
+
+  app.get(
+    BY_ID,
+    {
+      config: { scope: 'orders:read' },
+      schema: {
+        tags: TAGS,
+        summary: 'Read an order',
+        params: schema.OrderId,
+        response: { 200: schema.Order, 304: z.null().describe('Unchanged since the ETag in If-None-Match') },
+      },
+    },
+    async (request, reply) => {
+      const { order, ageSeconds } = await service.get(tenantOf(request), request.params.id);
+      const etag = versionEtag(order.version);
+      reply.header('etag', etag).header('cache-control', 'private, no-cache').header('age', ageSeconds);
+      if (matchesEtag(request.headers['if-none-match'], etag)) return reply.code(304).send(null);
+      return order;
+    },
+  );
+
+  app.get(
+    '/orders',
+    {
+      config: { scope: 'orders:read' },
+      schema: {
+        tags: TAGS,
+        summary: 'List orders, newest first',
+        querystring: schema.ListQuery,
+        response: { 200: schema.OrderPage },
+      },
+    },
+    async (request) => {
+      const { cursor, limit } = request.query;
+      const before = cursor === undefined ? undefined : cursors.decode('orders', cursor)[0];
+      const data = await service.list(tenantOf(request), request.query, before);
+      const last = data.length === limit ? data.at(-1) : undefined;
+      return { data, next: last ? cursors.encode('orders', [last.id]) : null };
+    },
+  );
+
+  app.get(
+    '/orders/summary',
+    {
+      config: { scope: 'orders:read' },
+      schema: {
+        tags: TAGS,
+        summary: 'Orders and sums by day, status and currency',
+        querystring: schema.SummaryQuery,
+        response: { 200: schema.OrderSummary },
+      },
+    },
+    async (request, reply) => {
+      const { summary, ageSeconds } = await service.summary(tenantOf(request), request.query);
+      reply.header('age', ageSeconds);
+      return summary;
+    },
+  );
+
+  app.patch(
+    BY_ID,
+    {
+      config: { scope: 'orders:write' },
+      schema: {
+        tags: TAGS,
+        summary: 'Move an order to its next status',
+        params: schema.OrderId,
+        headers: IfMatch,
+        body: schema.OrderChange,
+        response: { 200: schema.Order },
+      },
+    },
+    async (request, reply) => {
+      const version = ifMatchVersion(request.headers['if-match']);
+      const order = await service.setStatus(
+        tenantOf(request),
+        request.params.id,
+        version,
+        request.body.status,
+      );
+      reply.header('etag', versionEtag(order.version));
+      return order;
+    },
+  );
+
+  app.delete(
+    BY_ID,
+    {
+      config: { scope: 'orders:write' },
+      schema: {
+        tags: TAGS,
+        summary: 'Delete an order',
+        params: schema.OrderId,
+        headers: IfMatch,
+        response: { 204: z.null().describe('Deleted') },
+      },
+    },
+    async (request, reply) => {
+      await service.remove(tenantOf(request), request.params.id, ifMatchVersion(request.headers['if-match']));
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+/** Stated for the document; absence is 428 and told by `ifMatchVersion`, not 400. */
+const IfMatch = z.object({
+  'if-match': z.string().optional().describe('ETag of the order as you know it; required'),
+});
+
+function tenantOf({ principal }: FastifyRequest): string {
+  if (!principal) throw new Error('this route is outside of the authenticated scope');
+  return principal.tenant;
+}

@@ -1,0 +1,120 @@
+import type { FastifyBaseLogger } from 'fastify';
+import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
+import pretty from 'pino-pretty';
+
+/**
+ * The one logger of a process: one JSON object a line with `timestamp`, `level`, `logger` and
+ * `message` (LOG_FORMAT=pretty prints the same facts for a person). Nothing that logs passes a
+ * header, a body or a query string; the redaction below is the second net, not the first.
+ */
+export function createLog(
+  options: { level: string; format: 'json' | 'pretty' },
+  destination?: DestinationStream,
+): Logger {
+  const pinoOptions: LoggerOptions = {
+    level: options.level,
+    base: { logger: 'hardpoint' },
+    messageKey: 'message',
+    errorKey: 'error',
+    timestamp: () => `,"timestamp":"${new Date().toISOString()}"`,
+    formatters: { level: (label) => ({ level: label }) },
+    serializers: { error: describeError },
+    redact: {
+      paths: [
+        'authorization',
+        'headers',
+        'body',
+        'query',
+        'token',
+        'password',
+        '*.authorization',
+        '*.token',
+        '*.password',
+      ],
+      remove: true,
+    },
+  };
+  if (destination) return pino(pinoOptions, destination);
+  if (options.format === 'json') return pino(pinoOptions, pino.destination({ dest: 1, sync: true }));
+  return pino(
+    pinoOptions,
+    pretty({
+      sync: true,
+      messageKey: 'message',
+      timestampKey: 'timestamp',
+      ignore: 'logger',
+      singleLine: true,
+    }),
+  );
+}
+
+/** A connection string inside a driver's message would carry its password into the log. */
+const URL_PASSWORD = /(\b[a-z][a-z0-9+.-]*:\/\/[^:@/\s]*):[^@/\s]+@/gi;
+
+/** Kind, text, stack and causes of an error, with passwords in URLs masked and no other own property (a pg error holds row values in `detail`). */
+function describeError(error: unknown): Record<string, unknown> {
+  if (!(error instanceof Error)) return { message: mask(String(error)) };
+  const { code } = error as { code?: unknown };
+  return {
+    type: error.name,
+    ...(code === undefined ? {} : { code }),
+    message: mask(error.message),
+    stack: mask(error.stack ?? ''),
+    ...(error.cause === undefined ? {} : { cause: describeError(error.cause) }),
+  };
+}
+
+function mask(text: string): string {
+  return text.replace(URL_PASSWORD, '$1:***@');
+}
+
+/**
+ * A request's logger that costs next to nothing until somebody uses it: most requests log one line,
+ * which carries the request id itself, so a child made ahead for each of them would be waste.
+ */
+export function createRequestLog(parent: FastifyBaseLogger, bindings: Bindings): FastifyBaseLogger {
+  return new RequestLog(parent, bindings) as unknown as FastifyBaseLogger;
+}
+
+class RequestLog {
+  readonly #parent: FastifyBaseLogger;
+  readonly #bindings: Bindings;
+  #child: FastifyBaseLogger | undefined;
+
+  constructor(parent: FastifyBaseLogger, bindings: Bindings) {
+    this.#parent = parent;
+    this.#bindings = bindings;
+  }
+
+  get #log(): FastifyBaseLogger {
+    return (this.#child ??= this.#parent.child(this.#bindings));
+  }
+
+  get level() {
+    return this.#parent.level;
+  }
+  child(bindings: Bindings) {
+    return this.#log.child(bindings);
+  }
+  fatal(...args: LogArguments) {
+    this.#log.fatal(...args);
+  }
+  error(...args: LogArguments) {
+    this.#log.error(...args);
+  }
+  warn(...args: LogArguments) {
+    this.#log.warn(...args);
+  }
+  info(...args: LogArguments) {
+    this.#log.info(...args);
+  }
+  debug(...args: LogArguments) {
+    this.#log.debug(...args);
+  }
+  trace(...args: LogArguments) {
+    this.#log.trace(...args);
+  }
+  silent() {}
+}
+
+type LogArguments = [fields: object, message?: string];

@@ -1,0 +1,64 @@
+import closeWithGrace from 'close-with-grace';
+import { buildApp } from './app.ts';
+import { ConfigError, loadConfig } from './config.ts';
+import { buildInternalApp } from './internal-app.ts';
+import { shutDown, shutdownBudgetMs, type Lifecycle } from './lifecycle.ts';
+import { createLog } from './logging.ts';
+import { createMetrics } from './metrics.ts';
+import { openServices } from './services.ts';
+import { seedKeys } from './seed-keys.ts';
+import { readVersion } from './version.ts';
+
+await main().catch((error: unknown) => {
+  process.stderr.write(`${error instanceof ConfigError ? error.message : String((error as Error).stack)}\n`);
+  process.exit(1);
+});
+
+/** Opens everything, listens, and closes it all in reverse order when the process is told to end. */
+async function main(): Promise<void> {
+  const { config, warnings } = loadConfig(process.env);
+  const log = createLog(config.log);
+  for (const warning of warnings) log.warn(warning);
+  const version = readVersion();
+  const metrics = createMetrics(version);
+  const lifecycle: Lifecycle = { draining: false };
+
+  const services = openServices(config, { log, metrics });
+  const app = await buildApp({ config, log, metrics, lifecycle, services, version });
+  const internal = buildInternalApp({ metrics, db: services.db });
+
+  const { close } = closeWithGrace(
+    {
+      delay: shutdownBudgetMs(config.lifecycle),
+      logger: false,
+      onTimeout: () => log.fatal('shutdown took too long'),
+    },
+    async ({ err, signal }) => {
+      if (err) log.fatal({ error: err }, 'uncaught error: draining');
+      else log.info({ signal }, 'told to stop');
+      const finished = await shutDown({
+        ...config.lifecycle,
+        lifecycle,
+        log,
+        closeListeners: async () => {
+          await app.close();
+          await internal.close();
+        },
+        cutConnections: () => app.server.closeAllConnections(),
+        closers: services.closers,
+      });
+      if (!finished) process.exit(1);
+    },
+  );
+  // The parent that gave us a channel is gone: nobody else will stop this process.
+  process.once('disconnect', () => void close());
+
+  if (config.redis.url === undefined)
+    log.warn('no REDIS_URL: limits and cache are kept in this process only');
+  const { host, port, metricsEnabled, metricsPort } = config.http;
+  const url = await app.listen({ host, port });
+  const metricsUrl = metricsEnabled ? await internal.listen({ host, port: metricsPort }) : undefined;
+  log.info({ version, url, metrics_url: metricsUrl, redis: services.health.redisState() }, 'listening');
+  process.send?.({ type: 'listening', url, metricsUrl });
+  void seedKeys(config.auth.bootstrapKeys, services.admin, log);
+}

@@ -1,0 +1,99 @@
+import type { FastifyError } from 'fastify';
+import fp from 'fastify-plugin';
+import { AppError, type ErrorCode } from '../errors.ts';
+import type { Metrics } from '../metrics.ts';
+
+/** The only place that turns a code into an HTTP status: [status, title]. */
+export const PROBLEMS: Record<ErrorCode, [status: number, title: string]> = {
+  bad_request: [400, 'Bad request'],
+  malformed_json: [400, 'Malformed JSON'],
+  validation_failed: [400, 'Validation failed'],
+  unauthorized: [401, 'Unauthorized'],
+  forbidden: [403, 'Forbidden'],
+  https_required: [403, 'HTTPS required'],
+  not_found: [404, 'Not found'],
+  method_not_allowed: [405, 'Method not allowed'],
+  not_acceptable: [406, 'Not acceptable'],
+  request_timeout: [408, 'Request timeout'],
+  conflict: [409, 'Conflict'],
+  illegal_transition: [409, 'Illegal transition'],
+  idempotency_in_progress: [409, 'Idempotent request in progress'],
+  precondition_failed: [412, 'Precondition failed'],
+  payload_too_large: [413, 'Payload too large'],
+  uri_too_long: [414, 'URI too long'],
+  unsupported_media_type: [415, 'Unsupported media type'],
+  idempotency_key_reused: [422, 'Idempotency key reused'],
+  result_too_large: [422, 'Result too large'],
+  precondition_required: [428, 'Precondition required'],
+  rate_limited: [429, 'Too many requests'],
+  headers_too_large: [431, 'Request header fields too large'],
+  internal: [500, 'Internal server error'],
+  unavailable: [503, 'Service unavailable'],
+  overloaded: [503, 'Service overloaded'],
+  timeout: [504, 'Timeout'],
+};
+
+export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
+
+/** Status and body of a failure by RFC 9457; `instance` names the request whose log lines tell more. */
+export function renderProblem(error: AppError, requestId: string): { status: number; body: string } {
+  const [status, title] = PROBLEMS[error.code];
+  const { code, message: detail, errors } = error;
+  const type = `urn:problem:${code}`;
+  return { status, body: JSON.stringify({ type, title, status, detail, instance: requestId, code, errors }) };
+}
+
+/** Register first: scopes inherit only the handlers that exist when they are made. */
+export const errorHandler = fp<{ metrics: Metrics }>(
+  async (app, { metrics }) => {
+    app.setErrorHandler((thrown: FastifyError | AppError, request, reply) => {
+      const error = toAppError(thrown);
+      const { status, body } = renderProblem(error, request.id);
+      metrics.errors.inc({ code: error.code });
+      // Once, under the id that the client gets: the cause is for the log alone.
+      if (status >= 500)
+        request.log.error({ error: error.cause ?? error, code: error.code }, 'request failed');
+      if (error.headers) reply.headers(error.headers);
+      if (error.retryAfterSeconds !== undefined) reply.header('retry-after', String(error.retryAfterSeconds));
+      return reply
+        .code(status)
+        .header('content-type', PROBLEM_TYPE)
+        .header('cache-control', 'no-store')
+        .send(body);
+    });
+  },
+  { name: 'error-handler' },
+);
+
+/** What Fastify and its plugins throw, in our own words: their messages may echo input or tell of the inside. */
+export function toAppError(thrown: FastifyError | AppError): AppError {
+  if (thrown instanceof AppError) return thrown;
+  switch (thrown.code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new AppError('payload_too_large', 'The body is larger than this service accepts');
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new AppError('unsupported_media_type', 'Send the body as application/json');
+    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
+    case 'FST_ERR_CTP_INVALID_JSON_BODY':
+      return new AppError('malformed_json', 'The body is not valid JSON');
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+      return new AppError('bad_request', 'Content-Length does not fit the body');
+    case 'FST_ERR_MAX_PARAM_LENGTH':
+      return new AppError('uri_too_long', 'A part of the URL is too long');
+    case 'FST_ERR_BAD_URL':
+    case 'FST_ERR_ASYNC_CONSTRAINT':
+      return new AppError('bad_request', 'The URL is not valid');
+    case 'FST_ERR_HANDLER_TIMEOUT':
+      return new AppError('timeout', 'The request took too long', { cause: thrown });
+  }
+  // secure-json-parse and JSON.parse throw a plain SyntaxError with statusCode 400 for a bad body.
+  if (thrown instanceof SyntaxError && thrown.statusCode === 400) {
+    return new AppError('malformed_json', 'The body is not valid JSON');
+  }
+  if (thrown.statusCode !== undefined && thrown.statusCode >= 400 && thrown.statusCode < 500) {
+    return new AppError('bad_request', 'The request is not valid', { cause: thrown });
+  }
+  return new AppError('internal', 'Something went wrong here; quote the instance when you report it', {
+    cause: thrown,
+  });
+}

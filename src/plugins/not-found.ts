@@ -1,0 +1,49 @@
+import type { FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+import { AppError } from '../errors.ts';
+
+/**
+ * 404 for unknown URLs and 405 with `Allow` for known ones (RFC 9110, 15.5.6), which Fastify
+ * answers with 404. Give it to a scope as well: an unknown URL runs the hooks of the scope that
+ * has a not-found handler, so that guessing URLs pays for the limiter.
+ */
+export const notFound = fp<{ routes: RouteList }>(
+  async (app: FastifyInstance, { routes }) => {
+    app.setNotFoundHandler((request) => {
+      const methods = routes.methodsOf(request.url.split('?', 1)[0] ?? '');
+      if (methods.length === 0) throw new AppError('not_found', 'There is nothing at this URL');
+      const allow = methods.join(', ');
+      throw new AppError('method_not_allowed', `This URL answers ${allow}`, { headers: { allow } });
+    });
+  },
+  { name: 'not-found' },
+);
+
+export interface RouteList {
+  /** Methods that the route behind this path answers; empty when there is none. */
+  methodsOf(path: string): string[];
+}
+
+/** Collects the routes while they are registered; call before the first of them. Looked at on failures only. */
+export function collectRoutes(app: FastifyInstance): RouteList {
+  const patterns = new Map<string, { regex: RegExp; methods: Set<string> }>();
+  app.addHook('onRoute', (route) => {
+    const known = patterns.get(route.url) ?? { regex: toRegex(route.url), methods: new Set<string>() };
+    for (const method of [route.method].flat()) known.methods.add(method);
+    patterns.set(route.url, known);
+  });
+  return {
+    methodsOf(path) {
+      const methods = new Set<string>();
+      for (const { regex, methods: found } of patterns.values()) {
+        if (regex.test(path)) for (const method of found) methods.add(method);
+      }
+      return [...methods].toSorted();
+    },
+  };
+}
+
+function toRegex(url: string): RegExp {
+  const escaped = url.replace(/[.+?^${}()|[\]\\]/g, '\\$&');
+  return new RegExp(`^${escaped.replace(/:[A-Za-z]+/g, '[^/]+').replace(/\*/g, '.*')}$`);
+}

@@ -1,0 +1,87 @@
+import fastJsonStringify from 'fast-json-stringify';
+import type { FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+import { z } from 'zod';
+import { AppError, type FieldError } from '../errors.ts';
+
+const PARTS: Record<string, FieldError['in']> = {
+  body: 'body',
+  querystring: 'query',
+  params: 'path',
+  headers: 'header',
+};
+
+/**
+ * Routes state zod schemas; requests are checked by zod itself (no coercion, unknown fields are an
+ * error), answers are written by a serializer compiled from the same schema, which leaves out what
+ * the schema does not name.
+ */
+export const validation = fp(
+  async (app: FastifyInstance) => {
+    app.setValidatorCompiler<z.ZodType>(({ schema, httpPart = 'body' }) => (data) => {
+      const result = schema.safeParse(data);
+      if (result.success) return { value: result.data };
+      return { error: validationError(PARTS[httpPart] ?? 'body', result.error) };
+    });
+    app.setSerializerCompiler<z.ZodType>(({ schema }) =>
+      fastJsonStringify(
+        withoutConstraints(z.toJSONSchema(schema, { io: 'output', target: 'draft-7' })) as object,
+      ),
+    );
+  },
+  { name: 'validation' },
+);
+
+function validationError(part: FieldError['in'], { issues }: z.ZodError): AppError {
+  // Bounded: zod names unknown fields, and a client may have sent a megabyte of them.
+  const errors = issues.slice(0, 20).map((issue) => ({
+    in: part,
+    path: pointer(issue.path).slice(0, 200),
+    message: issue.message.slice(0, 200),
+  }));
+  const names = errors.map(({ path }) => `${part}${path}`).join(', ');
+  return new AppError('validation_failed', `Not what this route takes: ${names.slice(0, 500)}`, { errors });
+}
+
+/** JSON Pointer, RFC 6901. */
+function pointer(path: PropertyKey[]): string {
+  return path.map((step) => `/${String(step).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
+}
+
+/**
+ * Only the shape matters for writing. fast-json-stringify would throw for a row that breaks a
+ * pattern or a bound, and `additionalProperties: false` makes it refuse instead of leaving out.
+ */
+function withoutConstraints(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(withoutConstraints);
+  if (typeof schema !== 'object' || schema === null) return schema;
+  const dropped = [
+    'pattern',
+    'format',
+    'minLength',
+    'maxLength',
+    'minimum',
+    'maximum',
+    'minItems',
+    'maxItems',
+    'examples',
+    '$schema',
+  ];
+  return Object.fromEntries(
+    Object.entries(schema)
+      .filter(
+        ([key, value]) => !dropped.includes(key) && !(key === 'additionalProperties' && value === false),
+      )
+      .map(([key, value]) => [
+        key,
+        key === 'properties' ? mapValues(value as object) : withoutConstraints(value),
+      ]),
+  );
+}
+
+/** A property may be called `format` or `pattern`; only its schema is stripped. */
+function mapValues(properties: object): object {
+  return Object.fromEntries(
+    Object.entries(properties).map(([name, schema]) => [name, withoutConstraints(schema)]),
+  );
+}

@@ -1,0 +1,93 @@
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import type { Metrics } from './metrics.ts';
+import { createApiKeyAdmin } from './stores/api-key-admin.ts';
+import { createCache, createNoCache } from './stores/cache.ts';
+import { createCursors } from './stores/cursor.ts';
+import { createDatabaseCheck } from './stores/database-check.ts';
+import { createFailedAttempts } from './stores/failed-attempts.ts';
+import { startIdempotency } from './stores/idempotency.ts';
+import { createKeyEvents } from './stores/key-events.ts';
+import { createKeyRing, type Principal } from './stores/key-ring.ts';
+import { startKeyUsage } from './stores/key-usage.ts';
+import { openPostgres } from './stores/postgres.ts';
+import { createRateLimitStore, createRedisCounter } from './stores/rate-limit.ts';
+import { openRedis, type RedisRole } from './stores/redis.ts';
+import { createLocalMarks, createRedisMarks } from './stores/replica-marks.ts';
+import { createReplicaReader } from './stores/replica.ts';
+
+export type Services = ReturnType<typeof openServices>;
+
+/** AUTH_REQUIRED=false, which the configuration allows on loopback only: everybody may do everything. */
+const ANONYMOUS: Principal = {
+  keyId: 'anonymous',
+  tenant: 'public',
+  scopes: new Set(['*']),
+  limitPerMinute: null,
+};
+
+/** Opens what the app works with. Nothing here waits: Postgres and Redis may come later, or back. */
+export function openServices(config: Config, { log, metrics }: { log: Logger; metrics: Metrics }) {
+  const { replicaUrl, migrationUrl: _, ...primary } = config.postgres;
+  const { url, cacheUrl, commandTimeoutMs } = config.redis;
+  const deps = { log, metrics };
+  const redisFor = (role: RedisRole, from: string | undefined) =>
+    from === undefined ? undefined : openRedis({ url: from, commandTimeoutMs, role }, deps);
+
+  const db = openPostgres({ ...primary, applicationName: 'hardpoint' }, { ...deps, target: 'primary' });
+  const replicaDb =
+    replicaUrl === undefined
+      ? undefined
+      : openPostgres(
+          { ...primary, url: replicaUrl, readOnly: true, applicationName: 'hardpoint-replica' },
+          { ...deps, target: 'replica' },
+        );
+  const redis = redisFor('limits', url);
+  const cacheRedis = config.cache.enabled ? redisFor('cache', cacheUrl) : undefined;
+
+  const keys = createKeyRing(db, config.auth);
+  const { announce } = createKeyEvents(keys, redis, log);
+  const usage = startKeyUsage(db, log);
+  const idempotency = startIdempotency(db, { ...config.idempotency, log });
+  const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
+
+  return {
+    db,
+    replica: createReplicaReader({ primary: db, replica: replicaDb, marks }, deps),
+    cache: config.cache.enabled
+      ? createCache(
+          { prefix: 'hp:cache', ...config.cache },
+          { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
+        )
+      : createNoCache(),
+    cursors: createCursors(config.secretKey),
+    idempotency,
+    admin: createApiKeyAdmin(db, { ...config.auth, announce }),
+    auth: {
+      keys,
+      usage,
+      attempts: createFailedAttempts(config.auth.failuresPerMinute),
+      anonymous: config.auth.required ? undefined : ANONYMOUS,
+    },
+    rateLimitStore: createRateLimitStore({
+      ...deps,
+      count: redis && createRedisCounter(redis),
+      expectedReplicas: config.rateLimit.expectedReplicas,
+    }),
+    health: {
+      checkDatabase: createDatabaseCheck(db),
+      redisState: () => {
+        const handles = [redis, cacheRedis].filter((handle) => handle !== undefined);
+        if (handles.length === 0) return 'none' as const;
+        return handles.every((handle) => handle.ready()) ? ('connected' as const) : ('disconnected' as const);
+      },
+    },
+    /** After the last request, in this order: what is still to be written, Redis, Postgres. */
+    closers: [
+      { name: 'last use of keys', close: usage.close },
+      { name: 'idempotency', close: idempotency.close },
+      ...[redis, cacheRedis].flatMap((handle) => (handle ? [{ name: 'redis', close: handle.close }] : [])),
+      ...[replicaDb, db].flatMap((pool) => (pool ? [{ name: 'postgres', close: pool.close }] : [])),
+    ],
+  };
+}

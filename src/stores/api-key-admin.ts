@@ -1,0 +1,132 @@
+import { AppError } from '../errors.ts';
+import { createToken, digestToken, tokenHint } from './api-key-token.ts';
+import { apiKeySql, type ApiKey, type ApiKeyChange } from './api-keys.ts';
+import { auditSql, type Actor, type NewAuditEvent } from './audit.ts';
+import type { Db, Tx } from './postgres.ts';
+
+export interface ApiKeyAdminOptions {
+  keySecret: string;
+  keyEnvironment: string;
+  /** Tells every process that keys changed; resolves when they know, or their memory of it ran out. */
+  announce: (ids: string[]) => Promise<void>;
+}
+
+export interface CreateApiKey {
+  tenant: string;
+  name: string;
+  scopes: string[];
+  limitPerMinute: number | null;
+  expiresAt: Date | null;
+}
+
+/** A key just made: the only moment at which the token itself is known. */
+export interface IssuedApiKey {
+  key: ApiKey;
+  token: string;
+}
+
+export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
+
+/**
+ * What an administrator can do to keys, for the command and for /v1/api-keys alike: each act and
+ * its audit event are one transaction, and no act returns before every process has been told.
+ */
+export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
+  async function issue(tx: Tx, wanted: CreateApiKey): Promise<IssuedApiKey> {
+    const { id, token } = createToken(options.keyEnvironment);
+    const key = await store(tx, wanted, id, token);
+    if (!key) throw new Error('a fresh key id was taken');
+    return { key, token };
+  }
+
+  function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
+    const digest = digestToken(token, options.keySecret);
+    return apiKeySql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+  }
+
+  return {
+    async create(wanted: CreateApiKey, actor: Actor): Promise<IssuedApiKey> {
+      return db.transaction(async (tx) => {
+        const issued = await issue(tx, wanted);
+        await audit(tx, wanted.tenant, issued.key.id, actor, 'api_key.created', { scopes: wanted.scopes });
+        return issued;
+      });
+    },
+
+    /** Stores a key that was made elsewhere (API_KEYS); does nothing when it is known already. */
+    async seed(wanted: CreateApiKey, id: string, token: string, actor: Actor): Promise<boolean> {
+      return db.transaction(async (tx) => {
+        const key = await store(tx, wanted, id, token);
+        if (key)
+          await audit(tx, wanted.tenant, id, actor, 'api_key.created', {
+            scopes: wanted.scopes,
+            seeded: true,
+          });
+        return key !== undefined;
+      });
+    },
+
+    /**
+     * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
+     * now), never past its own expiry.
+     */
+    async rotate(tenant: string, id: string, overlapSeconds: number, actor: Actor): Promise<IssuedApiKey> {
+      const issued = await db.transaction(async (tx) => {
+        const old = await apiKeySql.find(tx, tenant, id);
+        if (!old) throw new AppError('not_found', 'There is no such key');
+        if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
+          throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
+        }
+        if (old.replacedBy)
+          throw new AppError('conflict', `This key was rotated before; its successor is ${old.replacedBy}`);
+        const next = await issue(tx, old);
+        await apiKeySql.retire(tx, tenant, id, next.key.id, overlapSeconds);
+        await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
+        return next;
+      });
+      await options.announce([id]);
+      return issued;
+    },
+
+    async change(tenant: string, id: string, change: ApiKeyChange, actor: Actor): Promise<ApiKey> {
+      const key = await db.transaction(async (tx) => {
+        const changed = await apiKeySql.change(tx, tenant, id, change);
+        if (!changed) throw new AppError('not_found', 'There is no such key, or it was revoked');
+        await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
+        return changed;
+      });
+      await options.announce([id]);
+      return key;
+    },
+
+    /** Final, and the same when it is repeated. */
+    async revoke(tenant: string, id: string, actor: Actor): Promise<void> {
+      await db.transaction(async (tx) => {
+        if (await apiKeySql.revoke(tx, tenant, id)) {
+          await audit(tx, tenant, id, actor, 'api_key.revoked', {});
+        } else if (!(await apiKeySql.find(tx, tenant, id))) {
+          throw new AppError('not_found', 'There is no such key');
+        }
+      });
+      await options.announce([id]);
+    },
+  };
+}
+
+function audit(
+  tx: Tx,
+  tenant: string,
+  id: string,
+  actor: Actor,
+  action: string,
+  detail: NewAuditEvent['detail'],
+) {
+  return auditSql.append(tx, {
+    ...actor,
+    tenant,
+    action,
+    object: `api_key:${id}`,
+    outcome: 'success',
+    detail,
+  });
+}

@@ -1,0 +1,30 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Db } from './postgres.ts';
+import { expectedSchemaVersion, readAppliedMigrations, schemaIsReady } from './schema-version.ts';
+
+const TIMEOUT_MS = 1_000;
+
+/**
+ * Whether this release can work: Postgres answers in time and its schema is not older than the
+ * release (newer is fine). The returned check rejects with the reason.
+ */
+export function createDatabaseCheck(db: Db): () => Promise<void> {
+  const expected = expectedSchemaVersion();
+  return async () => {
+    await db.ping(TIMEOUT_MS);
+    const timer = new AbortController();
+    try {
+      const applied = await Promise.race([
+        readAppliedMigrations(db),
+        sleep(TIMEOUT_MS, undefined, { signal: timer.signal }),
+      ]);
+      if (applied === undefined)
+        throw new Error(`Postgres did not tell its schema version within ${TIMEOUT_MS} ms`);
+      if (!schemaIsReady(expected, applied)) {
+        throw new Error(`the schema lacks migration ${expected}: run "npm run migrate -- up"`);
+      }
+    } finally {
+      timer.abort();
+    }
+  };
+}

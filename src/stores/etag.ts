@@ -1,0 +1,28 @@
+import { AppError } from '../errors.ts';
+
+/** Entity tags over a version number: RFC 9110, 8.8.3 and 13.1. */
+export function versionEtag(version: number): string {
+  return `"${version}"`;
+}
+
+/** Whether `If-None-Match` names this tag; weak comparison, as the RFC asks for reads. */
+export function matchesEtag(ifNoneMatch: string | undefined, etag: string): boolean {
+  if (ifNoneMatch === undefined) return false;
+  if (ifNoneMatch === etag || ifNoneMatch === '*') return true;
+  return ifNoneMatch.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
+}
+
+/**
+ * The version that a writer knows. Throws `precondition_required` when the header is missing (a blind
+ * write would lose somebody's change) and `precondition_failed` for a tag that is none of ours.
+ */
+export function ifMatchVersion(ifMatch: string | undefined): number {
+  if (ifMatch === undefined) {
+    throw new AppError('precondition_required', 'Send the ETag of the order as you know it as If-Match');
+  }
+  const version = /^"(\d{1,9})"$/.exec(ifMatch.trim())?.[1];
+  if (version === undefined) {
+    throw new AppError('precondition_failed', 'If-Match takes the one ETag that the last read answered');
+  }
+  return Number(version);
+}

@@ -1,0 +1,128 @@
+import type { Logger } from 'pino';
+import { AppError } from '../errors.ts';
+import type { Db, Tx } from './postgres.ts';
+
+/** What makes a repeated request the same: the client's key, and a digest of all that it asked for. */
+export interface IdempotentRequest {
+  tenant: string;
+  key: string;
+  fingerprint: Buffer;
+}
+
+/** An answer that can be given again. */
+export interface StoredAnswer {
+  status: number;
+  headers: Record<string, string>;
+  body: unknown;
+}
+
+const PURGE_INTERVAL_MS = 10 * 60_000;
+
+export type Idempotency = ReturnType<typeof startIdempotency>;
+
+/**
+ * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07), kept in Postgres and not in
+ * Redis: the answer is stored in the transaction of the effect itself, so there is no moment at
+ * which one exists without the other, whatever crashes.
+ */
+export function startIdempotency(db: Db, options: { ttlSeconds: number; log: Logger }) {
+  const timer = setInterval(() => void purge(), PURGE_INTERVAL_MS);
+  timer.unref();
+
+  async function purge(): Promise<void> {
+    try {
+      await db.query({
+        name: 'idempotency_purge',
+        text: 'delete from idempotency_record where expires_at < now()',
+      });
+    } catch (error) {
+      options.log.warn({ error }, 'expired idempotency records could not be removed');
+    }
+  }
+
+  return {
+    purge,
+    async close(): Promise<void> {
+      clearInterval(timer);
+    },
+
+    /**
+     * Runs `work` once for all requests with this key and answers the repeated ones with what the
+     * first was answered. Throws `idempotency_in_progress` while the first still runs and
+     * `idempotency_key_reused` when the key came with another request. A failed `work` leaves
+     * nothing behind: it may be tried again with the same key.
+     */
+    async run(
+      request: IdempotentRequest | undefined,
+      work: (tx: Tx) => Promise<StoredAnswer>,
+    ): Promise<StoredAnswer & { replayed: boolean }> {
+      return db.transaction(async (tx) => {
+        if (!request) return { ...(await work(tx)), replayed: false };
+        await lock(tx, request);
+        const stored = await find(tx, request);
+        if (stored) {
+          if (!stored.fingerprint.equals(request.fingerprint)) {
+            throw new AppError('idempotency_key_reused', 'This Idempotency-Key was used for another request');
+          }
+          const { status, headers, body } = stored;
+          return { status, headers, body: JSON.parse(body) as unknown, replayed: true };
+        }
+        const answer = await work(tx);
+        await insert(tx, request, answer, options.ttlSeconds);
+        return { ...answer, replayed: false };
+      });
+    },
+  };
+}
+
+/** Held until the end of the transaction; taken without waiting, so that a repeated request is told at once. */
+async function lock(tx: Tx, { tenant, key }: IdempotentRequest): Promise<void> {
+  const [row] = await tx.query<{ locked: boolean }>({
+    name: 'idempotency_lock',
+    text: `select pg_try_advisory_xact_lock(hashtextextended('idempotency:' || $1 || ':' || $2, 0)) as locked`,
+    values: [tenant, key],
+  });
+  if (!row?.locked) {
+    throw new AppError('idempotency_in_progress', 'The first request with this Idempotency-Key still runs', {
+      retryAfterSeconds: 1,
+    });
+  }
+}
+
+type StoredRow = Omit<StoredAnswer, 'body'> & { fingerprint: Buffer; body: string };
+
+async function find(tx: Tx, { tenant, key }: IdempotentRequest): Promise<StoredRow | undefined> {
+  const rows = await tx.query<StoredRow>({
+    name: 'idempotency_find',
+    text: `select fingerprint, status, headers, body from idempotency_record
+      where tenant = $1 and key = $2 and expires_at > now()`,
+    values: [tenant, key],
+  });
+  return rows[0];
+}
+
+/** Takes the place of an expired record that was not purged yet. */
+async function insert(
+  tx: Tx,
+  request: IdempotentRequest,
+  answer: StoredAnswer,
+  ttlSeconds: number,
+): Promise<void> {
+  await tx.query({
+    name: 'idempotency_insert',
+    text: `insert into idempotency_record (tenant, key, fingerprint, status, headers, body, created_at, expires_at)
+      values ($1, $2, $3, $4, $5, $6, now(), now() + make_interval(secs => $7))
+      on conflict (tenant, key) do update set
+        fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
+        body = excluded.body, created_at = excluded.created_at, expires_at = excluded.expires_at`,
+    values: [
+      request.tenant,
+      request.key,
+      request.fingerprint,
+      answer.status,
+      JSON.stringify(answer.headers),
+      JSON.stringify(answer.body),
+      ttlSeconds,
+    ],
+  });
+}

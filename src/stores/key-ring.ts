@@ -1,0 +1,115 @@
+import { timingSafeEqual } from 'node:crypto';
+import { LRUCache } from 'lru-cache';
+import type { AuthFailure } from '../metrics.ts';
+import { digestToken, parseToken } from './api-key-token.ts';
+import { apiKeySql } from './api-keys.ts';
+import type { Db } from './postgres.ts';
+
+/** Who makes a request. */
+export interface Principal {
+  keyId: string;
+  tenant: string;
+  scopes: ReadonlySet<string>;
+  /** Requests a minute, when the key has a limit of its own. */
+  limitPerMinute: number | null;
+}
+
+/** `*` stands for every scope. */
+export function hasScope({ scopes }: Principal, scope: string): boolean {
+  return scopes.has(scope) || scopes.has('*');
+}
+
+export type Verdict =
+  { principal: Principal } | { refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'> };
+
+/** No process believes what it knows of a key for longer, whatever happens to Redis. */
+export const KEY_MEMORY_MS = 5_000;
+const KNOWN_KEYS = 20_000;
+const REFUSED_KEYS = 2_000;
+
+export type KeyRing = ReturnType<typeof createKeyRing>;
+
+/**
+ * Knows the keys in use: a hot key costs one look-up in memory by the presented string, no I/O and
+ * no digest. Bounded in size and in time; `forget` makes the next request ask Postgres again.
+ */
+export function createKeyRing(db: Db, options: { keySecret: string }) {
+  interface Known {
+    verdict: Verdict;
+    /** Moment in ms at which the key itself ends. */
+    endsAt: number;
+  }
+  const known = new LRUCache<string, Known>({
+    max: KNOWN_KEYS,
+    ttl: KEY_MEMORY_MS,
+    dispose: ({ verdict }, token) => {
+      if ('principal' in verdict && tokenOf.get(verdict.principal.keyId) === token)
+        tokenOf.delete(verdict.principal.keyId);
+    },
+  });
+  // Apart from the good ones, so that a flood of invented keys cannot push those out.
+  const refused = new LRUCache<string, Verdict>({ max: REFUSED_KEYS, ttl: KEY_MEMORY_MS });
+  // Only one string is the key of an id, so this holds no more than `known`.
+  const tokenOf = new Map<string, string>();
+  const asking = new Map<string, Promise<Verdict>>();
+  // Grows with every `forget`: an answer that was asked for before it must not be remembered.
+  let generation = 0;
+
+  return {
+    /** What is known of this key without asking anybody. */
+    peek(token: string): Verdict | undefined {
+      const entry = known.get(token);
+      if (entry === undefined) return refused.get(token);
+      return entry.endsAt > Date.now() ? entry.verdict : { refused: 'expired' };
+    },
+
+    /** Asks Postgres, once for any number of callers. Throws `unavailable` when that is away: an outage is no 401. */
+    find(token: string): Promise<Verdict> {
+      let answer = asking.get(token);
+      if (!answer) {
+        answer = ask(token).finally(() => asking.delete(token));
+        asking.set(token, answer);
+      }
+      return answer;
+    },
+
+    forget(id: string): void {
+      generation++;
+      asking.clear();
+      const token = tokenOf.get(id);
+      if (token !== undefined) known.delete(token);
+    },
+
+    forgetAll(): void {
+      generation++;
+      asking.clear();
+      known.clear();
+      refused.clear();
+    },
+  };
+
+  async function ask(token: string): Promise<Verdict> {
+    const askedAt = generation;
+    const parsed = parseToken(token);
+    if (!parsed) return { refused: 'malformed' };
+    const key = await apiKeySql.findWithDigest(db, parsed.id);
+    const verdict = judge();
+    if (askedAt !== generation) return verdict;
+    if ('refused' in verdict) {
+      refused.set(token, verdict);
+    } else {
+      known.set(token, { verdict, endsAt: key?.expiresAt?.getTime() ?? Infinity });
+      tokenOf.set(parsed.id, token);
+    }
+    return verdict;
+
+    function judge(): Verdict {
+      if (!key || !timingSafeEqual(key.digest, digestToken(token, options.keySecret)))
+        return { refused: 'unknown' };
+      if (key.revokedAt) return { refused: 'revoked' };
+      if (key.expiresAt && key.expiresAt.getTime() <= Date.now()) return { refused: 'expired' };
+      const { id: keyId, tenant, limitPerMinute } = key;
+      return { principal: { keyId, tenant, limitPerMinute, scopes: new Set(key.scopes) } };
+    }
+  }
+}

@@ -1,0 +1,15 @@
+import type { Logger } from 'pino';
+
+const INTERVAL_MS = 10_000;
+
+/** Warns at most once in ten seconds: what fails for every request would flood the log. */
+export function createIntervalWarning(
+  log: Logger,
+): (fields: Record<string, unknown>, message: string) => void {
+  let warnedAtMs = -Infinity;
+  return (fields, message) => {
+    if (performance.now() - warnedAtMs < INTERVAL_MS) return;
+    warnedAtMs = performance.now();
+    log.warn(fields, message);
+  };
+}

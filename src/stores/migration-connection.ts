@@ -1,0 +1,94 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Client } from 'pg';
+
+/** Where progress goes, a line at a time. No line holds a password. */
+export type Say = (line: string) => void;
+
+/** Failures of a server that is starting, restarting, or not yet in the DNS; others do not mend themselves. */
+const STARTING = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  '57P03', // cannot_connect_now: "the database system is starting up"
+  '53300', // too_many_connections
+]);
+
+const RETRY_MS = 500;
+const CONNECT_TIMEOUT_MS = 5000;
+
+/**
+ * Opens the one connection of a migration run and waits up to `waitSeconds` for a server that is still
+ * starting. Throws an Error whose message is one line for a person and holds no password.
+ */
+export async function openMigrationConnection(
+  databaseUrl: string,
+  options: { waitSeconds: number; say: Say },
+): Promise<Client> {
+  const target = describeTarget(databaseUrl);
+  const deadline = Date.now() + options.waitSeconds * 1000;
+  let announced = 0;
+  for (;;) {
+    const client = createClient(databaseUrl);
+    try {
+      await client.connect();
+      return client;
+    } catch (err) {
+      await client.end().catch(() => undefined);
+      const reason = describeFailure(err);
+      if (!isStarting(err)) throw new Error(`Postgres at ${target} refused: ${reason}`, { cause: err });
+      if (Date.now() >= deadline) {
+        const waited = options.waitSeconds > 0 ? ` in ${options.waitSeconds} s` : '';
+        throw new Error(`Postgres at ${target} did not answer${waited}: ${reason}`, { cause: err });
+      }
+      if (Date.now() - announced > 5000) {
+        announced = Date.now();
+        options.say(`Waiting for Postgres at ${target}: ${reason}`);
+      }
+      await delay(RETRY_MS);
+    }
+  }
+}
+
+function createClient(connectionString: string): Client {
+  const client = new Client({
+    connectionString,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    application_name: 'migrate',
+    keepAlive: true,
+  });
+  // A connection that breaks between two queries is reported by the next query; without a listener it
+  // would end the process with a stack.
+  client.on('error', () => undefined);
+  return client;
+}
+
+/** host:port/database. Throws when the URL is none, or when a part of the password would stand in the host. */
+function describeTarget(databaseUrl: string): string {
+  const url = URL.canParse(databaseUrl) ? new URL(databaseUrl) : undefined;
+  if (url === undefined || !['postgres:', 'postgresql:'].includes(url.protocol)) {
+    throw new Error('The database URL is not of the form postgres://user:password@host:5432/database.');
+  }
+  if (`${url.pathname}${url.search}${url.hash}`.includes('@')) {
+    throw new Error(
+      'The database URL has "@" after the host: write special characters of the password as %XX.',
+    );
+  }
+  return `${url.host || 'its socket'}${url.pathname}`;
+}
+
+function isStarting(err: unknown): boolean {
+  if (!(err instanceof Error)) return false;
+  const code = 'code' in err ? String(err.code) : '';
+  return STARTING.has(code) || /timeout|terminated unexpectedly/i.test(err.message);
+}
+
+/** An AggregateError (localhost on IPv4 and IPv6) has a code and no message. */
+function describeFailure(err: unknown): string {
+  if (!(err instanceof Error)) return String(err);
+  return err.message || ('code' in err ? String(err.code) : err.name);
+}

@@ -1,0 +1,107 @@
+import { LRUCache } from 'lru-cache';
+import type { Logger } from 'pino';
+import type { Metrics } from '../metrics.ts';
+import type { RedisHandle } from './redis.ts';
+
+export interface RateLimitStoreOptions {
+  /** Counts one request in Redis and resolves to the count and the ms left of its window; undefined without Redis. */
+  count: ((key: string, windowMs: number) => Promise<Count>) | undefined;
+  expectedReplicas: number;
+  log: Logger;
+  metrics: Metrics;
+}
+
+export interface Count {
+  current: number;
+  ttl: number;
+}
+
+type Callback = (error: Error | null, result?: Count) => void;
+
+const REMEMBERED_KEYS = 50_000;
+const LOG_INTERVAL_MS = 10_000;
+
+/**
+ * The store behind @fastify/rate-limit, as the class that the plugin asks for: counts in Redis for
+ * all processes together. Without Redis no request fails and no limit disappears: this process then
+ * admits its share, limit / expected replicas, and a metric says so.
+ */
+export function createRateLimitStore(options: RateLimitStoreOptions) {
+  const windows = new LRUCache<string, { current: number; resetAt: number }>({ max: REMEMBERED_KEYS });
+  let loggedAt = 0;
+  options.metrics.rateLimitLocal.set(options.count ? 0 : 1);
+
+  function countHere(key: string, windowMs: number): Count {
+    const now = Date.now();
+    const known = windows.get(key);
+    const entry = known && known.resetAt > now ? known : { current: 0, resetAt: now + windowMs };
+    if (entry !== known) windows.set(key, entry);
+    entry.current++;
+    return { current: entry.current, ttl: entry.resetAt - now };
+  }
+
+  /** The plugin compares with the whole limit, so what the other processes may use counts as used. */
+  function share(key: string, windowMs: number, max: number): Count {
+    const { current, ttl } = countHere(key, windowMs);
+    const own = Math.max(1, Math.floor(max / options.expectedReplicas));
+    return { current: current + Math.max(0, max - own), ttl };
+  }
+
+  function fallBack(error: unknown): void {
+    options.metrics.rateLimitFallback.inc();
+    options.metrics.rateLimitLocal.set(1);
+    if (Date.now() - loggedAt < LOG_INTERVAL_MS) return;
+    loggedAt = Date.now();
+    options.log.warn({ error }, 'Redis is away: limits are kept per process');
+  }
+
+  return class RateLimitStore {
+    incr(key: string, callback: Callback, windowMs: number, max: number): void {
+      if (!options.count) {
+        callback(null, share(key, windowMs, max));
+        return;
+      }
+      options.count(`${key}:${windowMs}`, windowMs).then(
+        (result) => {
+          options.metrics.rateLimitLocal.set(0);
+          callback(null, result);
+        },
+        (error: unknown) => {
+          fallBack(error);
+          callback(null, share(key, windowMs, max));
+        },
+      );
+    }
+
+    child(): RateLimitStore {
+      return this;
+    }
+  };
+}
+
+/** One atomic step: a counter never lives without its expiry. Answers the count and the ms left. */
+const COUNT_SCRIPT = `
+local current = redis.call('incr', KEYS[1])
+if current == 1 then redis.call('pexpire', KEYS[1], ARGV[1]) end
+return { current, redis.call('pttl', KEYS[1]) }
+`;
+
+interface CountCommand {
+  hardpointCount(key: string, windowMs: number): Promise<[current: number, ttl: number]>;
+}
+
+/** Counts in Redis; rejects at once when it is away, within the command timeout when it is silent. */
+export function createRedisCounter({
+  client,
+  ready,
+}: RedisHandle): (key: string, windowMs: number) => Promise<Count> {
+  client.defineCommand('hardpointCount', { numberOfKeys: 1, lua: COUNT_SCRIPT });
+  return async (key, windowMs) => {
+    if (!ready()) throw new Error('Redis is not connected');
+    const [current, ttl] = await (client as unknown as CountCommand).hardpointCount(
+      `hp:limit:${key}`,
+      windowMs,
+    );
+    return { current, ttl };
+  };
+}

@@ -1,0 +1,319 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type AddressInfo, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createServer as createTlsServer } from 'node:tls';
+import { pino } from 'pino';
+import t, { type Test } from 'tap';
+import { createMetrics } from '../../src/metrics.ts';
+import { explainFailure, findServerProblems } from '../../src/stores/redis-problems.ts';
+import { openRedis, redisOptions, type RedisRole } from '../../src/stores/redis.ts';
+import { redisUrl, startRedis } from '../support/redis.ts';
+import { requireTool } from '../support/tools.ts';
+
+const COMMAND_TIMEOUT_MS = 150;
+const SLACK_MS = 50;
+
+function open(t: Test, url: string, role: RedisRole = 'limits') {
+  const lines: Record<string, string>[] = [];
+  const log = pino({ messageKey: 'message' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
+  const metrics = createMetrics('test');
+  const redis = openRedis({ url, commandTimeoutMs: COMMAND_TIMEOUT_MS, role }, { log, metrics });
+  t.teardown(() => redis.close());
+  const isUp = async () => /redis_up\{role="limits"\} 1/.test(await metrics.registry.metrics());
+  return { redis, lines, isUp };
+}
+
+async function until(condition: () => boolean | Promise<boolean>, timeoutMs = 8000): Promise<void> {
+  const endMs = performance.now() + timeoutMs;
+  while (!(await condition())) {
+    if (performance.now() > endMs) throw new Error(`still not after ${timeoutMs} ms: ${String(condition)}`);
+    await delay(5);
+  }
+}
+
+async function timed(work: Promise<unknown>): Promise<{ tookMs: number; failed: boolean }> {
+  const startedAtMs = performance.now();
+  const failed = await work.then(
+    () => false,
+    () => true,
+  );
+  return { tookMs: performance.now() - startedAtMs, failed };
+}
+
+async function listen(t: Test, server: Server): Promise<number> {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => new Promise((resolve) => server.close(resolve)));
+  return (server.address() as AddressInfo).port;
+}
+
+t.test('the connection is set up to fail fast and to keep trying', async (t) => {
+  const options = redisOptions(200, 'hardpoint-limits');
+
+  t.match(options, {
+    connectionName: 'hardpoint-limits',
+    commandTimeout: 200,
+    connectTimeout: 1000,
+    socketTimeout: 1000,
+    keepAlive: 10_000,
+    enableOfflineQueue: false,
+    enableReadyCheck: true,
+    maxRetriesPerRequest: 0,
+    autoResendUnfulfilledCommands: false,
+  });
+  const delays = [1, 2, 5, 10, 1000, 1e6].map((attempt) => options.retryStrategy(attempt));
+  t.ok(
+    delays.every((each) => each >= 25 && each <= 2000),
+    `delays ${delays.join(' ')}`,
+  );
+});
+
+t.test('Redis that is away at the start, or goes and returns, heals without a restart', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  await server.stop();
+  const { redis, lines, isUp } = open(t, server.url);
+
+  await until(() => lines.length > 0);
+  const refused = await timed(redis.client.get('key'));
+  t.ok(
+    refused.failed && refused.tookMs < SLACK_MS,
+    `a command fails at once (${refused.tookMs.toFixed(1)} ms)`,
+  );
+  t.notOk(redis.ready());
+  t.notOk(await isUp());
+
+  await server.start();
+  await until(() => redis.ready());
+  t.equal(await redis.client.set('key', 'value'), 'OK');
+  await until(isUp);
+
+  await server.stop();
+  await until(() => !redis.ready());
+  t.notOk(await isUp());
+  await delay(1500);
+  const warnings = lines.filter(({ message }) => message?.includes('cannot be used'));
+  t.ok(warnings.length >= 2 && warnings.length <= 5, `${warnings.length} lines for two outages`);
+
+  await server.start();
+  await until(() => redis.ready());
+  t.equal(await redis.client.get('key'), null);
+});
+
+t.test('Redis that hangs costs one command timeout, then nothing, and comes back', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const { redis } = open(t, server.url);
+  await until(() => redis.ready());
+
+  server.freeze();
+  const first = await timed(redis.client.get('key'));
+  t.ok(first.failed && first.tookMs < COMMAND_TIMEOUT_MS + SLACK_MS, `${first.tookMs.toFixed(0)} ms`);
+  await until(() => !redis.ready(), 2000);
+  await delay(300);
+  const later = await timed(redis.client.get('key'));
+  t.ok(later.failed && later.tookMs < SLACK_MS, `then ${later.tookMs.toFixed(1)} ms`);
+  const closing = open(t, server.url);
+  const closed = await timed(closing.redis.close());
+  t.ok(closed.tookMs < 700, `closing a client of a hanging server takes ${closed.tookMs.toFixed(0)} ms`);
+
+  server.thaw();
+  await until(() => redis.ready());
+  t.equal(await redis.client.ping(), 'PONG');
+
+  server.freeze();
+  const goodbye = await timed(redis.close());
+  t.ok(goodbye.tookMs < 700, `and one that was ready ${goodbye.tookMs.toFixed(0)} ms`);
+  server.thaw();
+});
+
+t.test('a server that accepts connections and says nothing is never waited for', async (t) => {
+  const port = await listen(
+    t,
+    createServer((socket) => void socket.on('error', () => undefined).resume()),
+  );
+  const { redis, lines } = open(t, `redis://127.0.0.1:${port}`);
+
+  await until(() => lines.length > 0);
+  const { failed, tookMs } = await timed(redis.client.get('key'));
+  t.ok(failed && tookMs < SLACK_MS, `${tookMs.toFixed(1)} ms`);
+  t.notOk(redis.ready());
+  await redis.close();
+});
+
+t.test('a wrong password is one clear line, without the password, and heals when it is mended', async (t) => {
+  const server = await startRedis(t, { args: ['--requirepass', 'the-right-one'] });
+  if (!server) return;
+  const { redis, lines } = open(t, `redis://:canary-7f3a@127.0.0.1:${server.port}`);
+  const admin = open(t, `redis://:the-right-one@127.0.0.1:${server.port}`);
+
+  await until(() => lines.some(({ mend }) => mend !== undefined));
+  await delay(500);
+  t.notOk(redis.ready());
+  t.equal(lines.filter(({ mend }) => mend?.includes('password in the URL is wrong')).length, 1);
+  t.notMatch(JSON.stringify(lines), 'canary-7f3a');
+
+  await until(() => admin.redis.ready());
+  await admin.redis.client.config('SET', 'requirepass', 'canary-7f3a');
+  await until(() => redis.ready());
+});
+
+t.test('a database number that does not exist is refused, not replaced by 0', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const { redis, lines } = open(t, `${server.url}/99`);
+
+  await until(() => lines.some(({ mend }) => mend?.includes('database number')));
+  await t.rejects(redis.client.set('key', 'value'));
+  await delay(300);
+  t.notOk(redis.ready());
+  t.notOk(lines.some(({ message }) => message === 'Redis is ready'));
+});
+
+t.test('a replica that refuses writes makes the client look for the primary again', async (t) => {
+  const primary = await startRedis(t);
+  if (!primary) return;
+  const replica = await startRedis(t, { args: ['--replicaof', '127.0.0.1', String(primary.port)] });
+  if (!replica) return;
+  const { redis } = open(t, replica.url);
+  await until(() => redis.ready());
+  const before = await redis.client.client('ID');
+
+  await t.rejects(redis.client.set('key', 'value'), /READONLY/);
+  await until(() => !redis.ready());
+  await until(() => redis.ready());
+
+  t.not(await redis.client.client('ID'), before, 'it is a new connection');
+});
+
+t.test('a certificate that nobody vouches for is refused', async (t) => {
+  const openssl = requireTool(t, 'openssl');
+  if (!openssl) return;
+  const folder = mkdtempSync(join(tmpdir(), 'hardpoint-tls-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const [keyFile, certFile] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+  const args = 'req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1'.split(' ');
+  execFileSync(openssl, [...args, '-keyout', keyFile, '-out', certFile], { stdio: 'ignore' });
+  let received = '';
+  const server = createTlsServer({ key: readFileSync(keyFile), cert: readFileSync(certFile) }, (socket) => {
+    socket.on('data', (data) => (received += data.toString())).on('error', () => undefined);
+  });
+  const port = await listen(t, server);
+  const { redis, lines } = open(t, `rediss://:canary-tls@127.0.0.1:${port}`);
+
+  await until(() => lines.some(({ mend }) => mend?.includes('not trusted')));
+  t.notOk(redis.ready());
+  t.equal(received, '', 'the password was never sent');
+  await redis.close();
+});
+
+t.test('a server that forgets limits when it is full, or is too old, is told', async (t) => {
+  const server = await startRedis(t, { args: ['--maxmemory', '64mb', '--maxmemory-policy', 'allkeys-lru'] });
+  if (!server) return;
+  const limits = open(t, server.url);
+  const cache = open(t, server.url, 'cache');
+
+  await until(() => limits.lines.some(({ mend }) => mend?.includes('noeviction')));
+  await until(() => cache.redis.ready());
+  t.notOk(cache.lines.some(({ mend }) => mend !== undefined));
+  t.match(findServerProblems('redis_version:6.0.16\r\n', 'cache'), [/6\.2 or later/]);
+  t.same(
+    findServerProblems('redis_version:8.0.1\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru', 'limits'),
+    [],
+  );
+  t.match(
+    explainFailure(new Error("NOPERM this user has no permissions to run the 'evalsha' command")),
+    /right/,
+  );
+  t.equal(explainFailure(new Error('connect ECONNREFUSED 127.0.0.1:6379')), undefined);
+});
+
+t.test('a URL that cannot be read fails at once and does not show the password', async (t) => {
+  const { message } = await Promise.resolve()
+    .then(() => open(t, 'redis://:canary-url@host:99999/0'))
+    .then(
+      () => new Error('no error'),
+      (error: Error) => error,
+    );
+
+  t.match(message, /cannot be read/);
+  t.notMatch(message, 'canary-url');
+});
+
+t.test('a message reaches every subscriber, on every connection', async (t) => {
+  const url = await redisUrl(t);
+  if (!url) return;
+  const [one, other] = [open(t, url), open(t, url)];
+  const heard: string[] = [];
+  const listener = (name: string) => ({
+    onMessage: (message: string) => void heard.push(name + message),
+    onGap() {},
+  });
+  const subscriptions = [
+    one.redis.subscribe('news', listener('a')),
+    one.redis.subscribe('news', listener('b')),
+    other.redis.subscribe('news', listener('c')),
+    other.redis.subscribe('else', listener('d')),
+  ];
+  await until(() => subscriptions.every((each) => each.live()));
+
+  await one.redis.publish('news', '1');
+  await until(() => heard.length === 3);
+
+  t.same(heard.toSorted(), ['a1', 'b1', 'c1']);
+});
+
+t.test(
+  'a subscriber learns that it may have missed something, and hears again after the outage',
+  async (t) => {
+    const server = await startRedis(t);
+    if (!server) return;
+    const { redis } = open(t, server.url);
+    const heard: string[] = [];
+    let gaps = 0;
+    const subscription = redis.subscribe('news', {
+      onMessage: (text) => void heard.push(text),
+      onGap: () => void (gaps += 1),
+    });
+    await until(() => subscription.live());
+    t.equal(gaps, 1, 'what came before it was live was missed');
+
+    await server.stop();
+    await until(() => !subscription.live());
+    await until(() => gaps === 2);
+    await t.rejects(redis.publish('news', 'lost'));
+
+    await server.start();
+    await until(() => subscription.live() && redis.ready());
+    t.equal(gaps, 3, 'and what came before it was live again');
+    await redis.publish('news', 'back');
+    await until(() => heard.length > 0);
+    t.same(heard, ['back']);
+
+    server.freeze();
+    const startedAtMs = performance.now();
+    await until(() => !subscription.live(), 4000);
+    t.ok(performance.now() - startedAtMs < 3000, 'silence is not taken for "no messages"');
+    await until(() => gaps === 4);
+    server.thaw();
+  },
+);
+
+t.test('a subscription that Redis refuses is told once and tried again', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const admin = open(t, server.url);
+  await until(() => admin.redis.ready());
+  await admin.redis.client.call('ACL', 'SETUSER', 'app', 'on', '>secret', '~*', '+@all', 'resetchannels');
+  const { redis, lines } = open(t, `redis://app:secret@127.0.0.1:${server.port}`);
+  const subscription = redis.subscribe('news', { onMessage() {}, onGap() {} });
+
+  await until(() => lines.some(({ message }) => message?.includes('refuses a subscription')));
+  t.notOk(subscription.live());
+  await admin.redis.client.call('ACL', 'SETUSER', 'app', '&news');
+  await until(() => subscription.live());
+
+  t.equal(lines.filter(({ message }) => message?.includes('refuses a subscription')).length, 1);
+});

@@ -1,0 +1,3 @@
+import { releaseServers } from './servers.ts';
+
+await releaseServers(process.ppid);

@@ -1,0 +1,82 @@
+import { execFile } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { stateDir } from './servers.ts';
+import { findTool } from './tools.ts';
+
+const run = promisify(execFile);
+
+/** How to run a Redis server here: a program, or an image for a container engine. */
+export type RedisProgram = { file: string; libraryPath?: string } | { image: string };
+
+/**
+ * In this order: redis-server or valkey-server on PATH, Debian's packages unpacked into .hardpoint/redis
+ * (nothing is installed, root is not needed), a container engine that answers.
+ */
+export async function findRedisProgram(): Promise<RedisProgram | undefined> {
+  const installed = findTool('redis-server') ?? findTool('valkey-server');
+  if (installed) return { file: installed };
+  return (await unpackDebianPackages()) ?? (await findEngine());
+}
+
+async function unpackDebianPackages(): Promise<RedisProgram | undefined> {
+  const folder = join(stateDir, 'redis');
+  if (!existsSync(folder)) {
+    if (!findTool('apt-get') || !findTool('dpkg')) return undefined;
+    const draft = `${folder}.${process.pid}`;
+    try {
+      await downloadDebianPackages(draft);
+      renameSync(draft, folder);
+    } catch {
+      // Offline, or a release without the package: not worth more than the next way.
+      rmSync(draft, { recursive: true, force: true });
+      return undefined;
+    }
+  }
+  const libraries = readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.name.includes('.so'))
+    .map((entry) => entry.parentPath);
+  return { file: join(folder, 'usr/bin/redis-server'), libraryPath: [...new Set(libraries)].join(':') };
+}
+
+async function downloadDebianPackages(folder: string): Promise<void> {
+  const packages = join(folder, 'packages');
+  mkdirSync(packages, { recursive: true });
+  const apt = ['-o', 'Acquire::http::Timeout=15', '-o', 'Acquire::Retries=0', '-o', 'Debug::NoLocking=1'];
+  const options = { cwd: packages, timeout: 120_000 };
+  // A slim image comes without package lists; they are had without touching the system's.
+  if (!(await run('apt-cache', ['show', 'redis-server'], options).then(Boolean, () => false))) {
+    const lists = join(folder, 'lists');
+    mkdirSync(join(lists, 'partial'), { recursive: true });
+    apt.push('-o', `Dir::State::lists=${lists}`, '-o', `Dir::Cache=${join(folder, 'cache')}`);
+    mkdirSync(join(folder, 'cache/archives/partial'), { recursive: true });
+    await run('apt-get', [...apt, 'update'], options);
+  }
+  const kinds = ['recommends', 'suggests', 'conflicts', 'breaks', 'replaces', 'enhances'].map(
+    (kind) => `--no-${kind}`,
+  );
+  const listed = await run(
+    'apt-cache',
+    [...apt, 'depends', '--recurse', ...kinds, 'redis-server', 'redis-tools'],
+    options,
+  );
+  const names = listed.stdout.split('\n').filter((name) => /^(redis|lib|lua)/.test(name));
+  const installed = await run('dpkg-query', ['-W', '-f', '${db:Status-Status} ${Package}\n']);
+  const missing = names.filter(
+    (name) => name.startsWith('redis') || !installed.stdout.includes(`installed ${name}\n`),
+  );
+  await run('apt-get', [...apt, 'download', ...missing], options);
+  for (const name of readdirSync(packages)) await run('dpkg', ['-x', join(packages, name), folder]);
+  rmSync(packages, { recursive: true });
+}
+
+const IMAGE = 'redis:8';
+
+async function findEngine(): Promise<RedisProgram | undefined> {
+  if (!findTool('docker')) return undefined;
+  return run('docker', ['run', '--rm', IMAGE, 'redis-server', '--version'], { timeout: 120_000 }).then(
+    () => ({ image: IMAGE }),
+    () => undefined,
+  );
+}

@@ -1,0 +1,160 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer, connect } from 'node:net';
+import { basename } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Redis } from 'ioredis';
+import type { Test } from 'tap';
+import { forgetProcess, registerProcess, signalTree } from './processes.ts';
+import type { RedisProgram } from './redis-program.ts';
+import { repositoryDir, useServers } from './servers.ts';
+import { skipLoudly } from './tools.ts';
+
+export interface RedisServer {
+  url: string;
+  port: number;
+  stop(): Promise<void>;
+  /** After stop(), on the same port; empty again. */
+  start(): Promise<void>;
+  restart(): Promise<void>;
+  /** Connections stay open and nothing answers, until thaw(). */
+  freeze(): void;
+  thaw(): void;
+}
+
+/**
+ * The URL of a Redis for this test file alone: a server of its own (a number of a shared one would still share
+ * pub/sub), or an empty database of TEST_REDIS_URL when that is set.
+ * @returns undefined after skipping `t` where no Redis can be had. @throws Error instead, with REQUIRE_REDIS=1
+ */
+export async function redisUrl(t: Test): Promise<string | undefined> {
+  if (process.env.TEST_REDIS_URL) return (shared ??= claimDatabase(process.env.TEST_REDIS_URL));
+  const program = await getProgram(t);
+  if (!program) return undefined;
+  own ??= launch(program, [], await findFreePort());
+  return (await own).url;
+}
+
+let shared: Promise<string> | undefined;
+let own: Promise<RedisServer> | undefined;
+
+/** A server of its own, for tests that take it away; gone when `t` ends. Undefined as with redisUrl. */
+export async function startRedis(
+  t: Test,
+  options: { args?: string[]; port?: number } = {},
+): Promise<RedisServer | undefined> {
+  const program = await getProgram(t);
+  if (!program) return undefined;
+  const server = await launch(program, options.args ?? [], options.port ?? (await findFreePort()));
+  t.teardown(() => server.stop());
+  return server;
+}
+
+async function getProgram(t: Test): Promise<RedisProgram | undefined> {
+  const { redis } = await useServers();
+  const help =
+    'needs Redis: install redis-server or valkey-server, or set TEST_REDIS_URL (the latter not for outage tests)';
+  if (!redis) skipLoudly(t, help, process.env.REQUIRE_REDIS === '1');
+  return redis;
+}
+
+async function launch(program: RedisProgram, args: string[], port: number): Promise<RedisServer> {
+  const server = 'image' in program ? containerOf(program.image, args, port) : processOf(program, args, port);
+  const start = async () => {
+    server.start();
+    const end = Date.now() + 10_000;
+    while (!(await answers(port))) {
+      if (Date.now() > end) throw new Error(`Redis does not answer on port ${port}`);
+      await delay(10);
+    }
+  };
+  const restart = () => server.stop().then(start);
+  process.once('exit', () => void server.stop());
+  await start();
+  return { ...server, start, restart, port, url: `redis://127.0.0.1:${port}` };
+}
+
+function processOf(program: { file: string; libraryPath?: string }, args: string[], port: number) {
+  const fixed = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  const env = { ...process.env, ...(program.libraryPath && { LD_LIBRARY_PATH: program.libraryPath }) };
+  let child: ReturnType<typeof spawn> | undefined;
+  return {
+    start() {
+      // Not detached, but unreferenced: a test file that is done need not wait for it.
+      child = spawn(program.file, [...fixed, ...args], { env, stdio: 'ignore' });
+      child.unref();
+      if (child.pid) registerProcess(child.pid, basename(program.file));
+    },
+    async stop() {
+      if (!child?.pid || child.exitCode !== null || child.signalCode !== null) return;
+      const ended = once(child, 'exit');
+      child.ref();
+      signalTree(child.pid, 'SIGKILL');
+      forgetProcess(child.pid);
+      await ended;
+    },
+    freeze: () => void child?.kill('SIGSTOP'),
+    thaw: () => void child?.kill('SIGCONT'),
+  };
+}
+
+function containerOf(image: string, args: string[], port: number) {
+  const name = `hardpoint-test-${process.pid}-${port}`;
+  return {
+    start() {
+      const options = ['-d', '--rm', '--name', name, '--label', `hardpoint-test=${repositoryDir}`];
+      docker('run', ...options, '-p', `127.0.0.1:${port}:6379`, image, 'redis-server', '--save', '', ...args);
+    },
+    async stop() {
+      try {
+        docker('rm', '-f', name);
+      } catch {
+        // Stopped before.
+      }
+    },
+    freeze: () => docker('pause', name),
+    thaw: () => docker('unpause', name),
+  };
+}
+
+function docker(...words: string[]): void {
+  execFileSync('docker', words, { stdio: 'ignore' });
+}
+
+/** One of the numbered databases, emptied; the mark in database 0 keeps other test files off it. */
+async function claimDatabase(url: string): Promise<string> {
+  const client = new Redis(url);
+  try {
+    for (let number = 1; number < 16; number += 1) {
+      if (!(await client.set(`hardpoint:test:${number}`, process.pid, 'EX', 120, 'NX'))) continue;
+      await client.select(number);
+      await client.flushdb();
+      return Object.assign(new URL(url), { pathname: `/${number}` }).href;
+    }
+  } finally {
+    client.disconnect();
+  }
+  throw new Error('Every numbered database of TEST_REDIS_URL is taken by another test file');
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('PING\r\n'));
+    socket.setTimeout(500, () => socket.destroy());
+    // A password (args) makes the answer -NOAUTH, which is one.
+    socket.once('data', (data) => {
+      socket.destroy();
+      resolve(/^(\+PONG|-NOAUTH)/.test(data.toString()));
+    });
+    socket.once('error', () => resolve(false));
+    socket.once('close', () => resolve(false));
+  });
+}
+
+async function findFreePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === 'object' && address ? address.port : 0;
+}
