@@ -18,6 +18,7 @@ await main().catch((error: unknown) => {
 async function main(): Promise<void> {
   const { config, warnings } = loadConfig(process.env);
   const log = createLog(config.log);
+  process.once('exit', () => log.flush());
   for (const warning of warnings) log.warn(warning);
   const version = readVersion();
   const metrics = createMetrics(version);

@@ -134,6 +134,26 @@ t.test('a migration that fails leaves nothing of itself, and says where and why'
   t.equal((await run(url, ['up'], { folder })).out.split('\n').at(-1), '2 applied.', 'mended, it goes on');
 });
 
+t.test('a migration that cannot be marked as applied is not kept', async (t) => {
+  const url = await createEmptyDatabase(t);
+  await run(url, ['up']);
+  const folder = copyMigrations(t);
+  writeMigration(folder, '0005_kept', 'create table kept (id int)', 'drop table kept');
+  await withClient(url, (client) =>
+    client.query(
+      `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'disk full'; end $$;
+       create trigger refuse before insert on schema_migration for each row execute function refuse()`,
+    ),
+  );
+
+  const up = await run(url, ['up'], { folder });
+
+  t.equal(up.err, 'migrations/0005_kept.sql: disk full (P0001). Nothing of it was kept.');
+  t.same(await tablesOf(url, ['kept']), []);
+  const checksums = await withClient(url, (client) => client.query('select from schema_migration_checksum'));
+  t.equal(checksums.rowCount, SHIPPED.length);
+});
+
 t.test('a migration whose connection dies half way leaves nothing, not even its checksum', async (t) => {
   const url = await createEmptyDatabase(t);
   const folder = copyMigrations(t);
@@ -624,7 +644,7 @@ interface Result {
 }
 
 interface Run extends Promise<Result> {
-  /** Resolves when a line of progress matches `until`. */
+  /** Resolves when a line of progress matches `until`, or when the command ends without one. */
   seen: Promise<unknown>;
 }
 
@@ -638,7 +658,6 @@ function run(
   const out: string[] = [];
   const err: string[] = [];
   const progress = new EventEmitter();
-  const seen = once(progress, 'seen');
   const push = (lines: string[]) => (line: string) => {
     lines.push(line);
     if (options.until?.test(line) === true) progress.emit('seen');
@@ -646,7 +665,7 @@ function run(
   const result = runMigrate(argv, { env, folder, out: push(out), err: push(err) });
   return Object.assign(
     result.then((code) => ({ code, out: out.join('\n'), err: err.join('\n') })),
-    { seen },
+    { seen: Promise.race([once(progress, 'seen'), result]) },
   );
 }
 

@@ -1,14 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createToken, parseToken } from '../stores/api-key-token.ts';
 import { commandOf } from './processes.ts';
 
-/** What makes the next start go on where this one ended: a key that still works, and the secrets behind it. */
+/** What lets the next start go on where this one ended: the secrets, and the key that was made under them. */
 export interface DevSecrets {
-  token: string;
   keySecret: string;
   secretKey: string;
+  token?: string;
 }
 
 /** One `npm run dev` owns a state folder at a time. @throws Error naming the pid of the other one */
@@ -18,26 +17,14 @@ export function openDevState(folder: string) {
   const secretsFile = join(folder, 'dev-key.json');
   lock(lockFile);
 
-  function save(secrets: DevSecrets): DevSecrets {
-    rmSync(secretsFile, { force: true });
-    writeFileSync(secretsFile, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
-    return secrets;
-  }
-
   return {
-    /** Those of an earlier start, unless its key is of another environment. */
-    getSecrets(environment: string): DevSecrets {
-      const saved = readSecrets(secretsFile);
-      if (saved && parseToken(saved.token)?.environment === environment) return saved;
-      return save({
-        keySecret: saved?.keySecret ?? randomBytes(36).toString('base64url'),
-        secretKey: saved?.secretKey ?? randomBytes(36).toString('base64url'),
-        token: createToken(environment).token,
-      });
+    getSecrets(): DevSecrets {
+      return readSecrets(secretsFile) ?? { keySecret: randomSecret(), secretKey: randomSecret() };
     },
-    /** For when the service no longer takes the saved key. */
-    renewToken(secrets: DevSecrets, environment: string): DevSecrets {
-      return save({ ...secrets, token: createToken(environment).token });
+    saveSecrets(secrets: DevSecrets): void {
+      const text = `${JSON.stringify(secrets, null, 2)}\n`;
+      writeFileSync(`${secretsFile}.new`, text, { mode: 0o600 });
+      renameSync(`${secretsFile}.new`, secretsFile);
     },
     close(): void {
       rmSync(lockFile, { force: true });
@@ -63,8 +50,13 @@ function readSecrets(file: string): DevSecrets | undefined {
   try {
     const secrets: Partial<DevSecrets> = JSON.parse(readFileSync(file, 'utf8'));
     const { token, keySecret, secretKey } = secrets;
-    return token && keySecret && secretKey ? { token, keySecret, secretKey } : undefined;
+    return keySecret && secretKey ? { keySecret, secretKey, ...(token && { token }) } : undefined;
   } catch {
+    // Missing at the first start; damaged counts as missing.
     return undefined;
   }
+}
+
+function randomSecret(): string {
+  return randomBytes(36).toString('base64url');
 }

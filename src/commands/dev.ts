@@ -1,17 +1,16 @@
 import { existsSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { loadConfig } from '../config.ts';
 import { shutdownBudgetMs } from '../lifecycle.ts';
 import { ensureDatabase } from '../stores/database.ts';
-import { startService, type Listening } from './dev-service.ts';
+import { ensureKey } from './dev-key.ts';
+import { superviseService, type Listening } from './dev-service.ts';
 import { openDevState } from './dev-state.ts';
-import { watchFolder } from './dev-watch.ts';
 import { openEmbeddedPostgres } from './embedded-postgres.ts';
 import { migrateUp } from './migrate.ts';
-import { readMigrationUrl } from './migration-url.ts';
 
 type Say = (line: string) => void;
-type DevState = ReturnType<typeof openDevState>;
 
 // What a developer wants where production wants something else; the environment and .env have precedence.
 const DEFAULTS = {
@@ -25,117 +24,59 @@ const DEFAULTS = {
 };
 
 /**
- * `npm run dev`: the service with a migrated database and a key that works, restarted when src changes.
+ * `npm run dev`: the service with a migrated database and a key that works, started anew when src changes.
  * Without DATABASE_URL it brings its own Postgres. Reads .env. Two variables of its own: DEV_WATCH=false
  * switches the restarts off, DEV_STATE_DIR is where data, key and secrets are kept (.hardpoint).
- * @returns the exit code, after everything it started has ended; `stopped` aborts it
+ * @returns the exit code, after everything it started has ended; `stopped` makes it end
  */
 export async function runDev(directory: string, stopped: AbortSignal, say: Say): Promise<number> {
-  const env = withDefaults(process.env, DEFAULTS);
-  const stateDir = env.DEV_STATE_DIR || join(directory, '.hardpoint');
+  const stateDir = process.env.DEV_STATE_DIR || join(directory, '.hardpoint');
   const state = openDevState(stateDir);
   try {
-    if (env.DATABASE_URL || env.DATABASE_URL_FILE) return await runOnDatabase(env);
+    const secrets = state.getSecrets();
+    const env = withDefaults({
+      ...DEFAULTS,
+      API_KEY_SECRET: secrets.keySecret,
+      SECRET_KEY: secrets.secretKey,
+    });
+    if (env.DATABASE_URL || env.DATABASE_URL_FILE) return await runService(env);
     const postgres = await openEmbeddedPostgres({ dataDir: join(stateDir, 'postgres'), say });
     try {
-      say(`Postgres: embedded, data in ${join(stateDir, 'postgres')} (DATABASE_URL chooses another)`);
-      return await runOnDatabase({ ...env, DATABASE_URL: await ensureDatabase(postgres.url, 'hardpoint') });
+      say(`Postgres: embedded, data in ${postgres.dataDir} (DATABASE_URL chooses another)`);
+      return await runService({ ...env, DATABASE_URL: await ensureDatabase(postgres.url, 'hardpoint') });
     } finally {
       await postgres.stop();
+    }
+
+    async function runService(complete: NodeJS.ProcessEnv): Promise<number> {
+      const { config } = loadConfig(complete);
+      await migrateUp({ databaseUrl: config.postgres.migrationUrl, say });
+      const token = await ensureKey(config, secrets.token);
+      state.saveSecrets({ ...secrets, token });
+      return superviseService({
+        directory,
+        env: complete,
+        watched: complete.DEV_WATCH !== 'false',
+        stopBudgetMs: shutdownBudgetMs(config.lifecycle) + 1000,
+        stopped,
+        say,
+        onFirstListening: (listening) => announce(listening, token, say),
+      });
     }
   } finally {
     state.close();
   }
-
-  async function runOnDatabase(complete: NodeJS.ProcessEnv): Promise<number> {
-    const { applied } = await migrateUp({ databaseUrl: readMigrationUrl(complete), say });
-    if (applied.length > 0) say(`Migrations: ${applied.length} applied`);
-    return superviseService({ directory, env: complete, state, stopped, say });
-  }
 }
 
-interface Supervision {
-  directory: string;
-  env: NodeJS.ProcessEnv;
-  state: DevState;
-  stopped: AbortSignal;
-  say: Say;
-}
-
-async function superviseService({ directory, env, state, stopped, say }: Supervision): Promise<number> {
-  const stop = new Promise<'stop'>((resolve) => {
-    if (stopped.aborted) resolve('stop');
-    stopped.addEventListener('abort', () => resolve('stop'), { once: true });
-  });
-  const watch = env.DEV_WATCH === 'false' ? undefined : watchFolder(join(directory, 'src'));
-  const never = new Promise<never>(() => undefined);
-  const environment = env.API_KEY_ENVIRONMENT ?? '';
-  let secrets = state.getSecrets(environment);
-  let announced = false;
-  let keyTries = 0;
-  try {
-    for (;;) {
-      const { token, keySecret, secretKey } = secrets;
-      const service = startService(
-        directory,
-        withDefaults(
-          // The service itself stores the key, so it is there in whichever database it meets.
-          { ...env, API_KEYS: [env.API_KEYS, `dev:${token}`].filter(Boolean).join(',') },
-          { API_KEY_SECRET: keySecret, SECRET_KEY: secretKey },
-        ),
-      );
-      const listening = await Promise.race([service.listening, stop]);
-      if (listening === undefined && !announced) return await service.ended;
-      if (typeof listening === 'object' && !announced) {
-        if (keyTries++ === 0 && (await isRefused(listening, token))) {
-          secrets = state.renewToken(secrets, environment);
-          await service.stop(budgetOf(env));
-          continue;
-        }
-        announce(listening, token, say);
-        announced = true;
-      }
-      const changed = watch?.next() ?? never;
-      let event = await Promise.race([stop, changed, service.ended]);
-      if (typeof event === 'number') {
-        if (!watch) return event;
-        say(`The service ended with ${event}. It starts again when a file below src changes.`);
-        event = await Promise.race([stop, changed]);
-      }
-      if (event === 'stop') say('Stopping…');
-      await service.stop(budgetOf(env));
-      if (event === 'stop') return 0;
-      say(`${event.file} changed: starting again…`);
-    }
-  } finally {
-    watch?.close();
-  }
-}
-
-/** Revoked meanwhile, or made under another API_KEY_SECRET. */
-async function isRefused(listening: Listening, token: string): Promise<boolean> {
-  const response = await fetch(`${listening.url}/v1/orders?limit=1`, {
-    headers: { authorization: `Bearer ${token}` },
-  });
-  await response.body?.cancel();
-  return response.status === 401;
-}
-
-function announce(listening: Listening, token: string, say: Say): void {
-  const metrics = listening.metricsUrl ? `, metrics: ${listening.metricsUrl}` : '';
-  say(`API: ${listening.url}, docs: ${listening.url}/docs${metrics}`);
+function announce({ url, metricsUrl }: Listening, token: string, say: Say): void {
+  say(`API: ${url}, docs: ${url}/docs, metrics: ${metricsUrl ? `${metricsUrl}/metrics` : 'off'}`);
   say(`API key: ${token}`);
-  say(`curl -H "Authorization: Bearer ${token}" ${listening.url}/v1/orders`);
+  say(`curl -H "Authorization: Bearer ${token}" ${url}/v1/orders`);
 }
 
-/** How long the service may take to end, and a second for the process itself. */
-function budgetOf(env: NodeJS.ProcessEnv): number {
-  const drainDelayMs = Number(env.DRAIN_DELAY_SECONDS) * 1000;
-  const shutdownTimeoutMs = Number(env.SHUTDOWN_TIMEOUT_SECONDS) * 1000;
-  return shutdownBudgetMs({ drainDelayMs, shutdownTimeoutMs }) + 1000;
-}
-
-function withDefaults(env: NodeJS.ProcessEnv, defaults: Record<string, string>): NodeJS.ProcessEnv {
+/** The environment, with these where it says nothing. */
+function withDefaults(defaults: Record<string, string>): NodeJS.ProcessEnv {
+  const { env } = process;
   const missing = Object.entries(defaults).filter(([name]) => !env[name] && !env[`${name}_FILE`]);
   return { ...env, ...Object.fromEntries(missing) };
 }

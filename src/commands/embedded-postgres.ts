@@ -1,15 +1,17 @@
 import { randomBytes } from 'node:crypto';
 import { chownSync, existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { prepareBinaries, type PostgresBinaries } from './embedded-postgres-binaries.ts';
+import { findFreePort } from './free-port.ts';
 import { commandOf, signal } from './processes.ts';
 
 export interface EmbeddedPostgres {
   /** The superuser's URL of the database `postgres`, on 127.0.0.1. */
   url: string;
   port: number;
+  /** Where the data really is. */
+  dataDir: string;
   /** The postmaster's. */
   pid: number;
   /** Fast shutdown; resolves when no process is left. */
@@ -58,6 +60,7 @@ export async function openEmbeddedPostgres(options: EmbeddedPostgresOptions): Pr
   return {
     url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`,
     port,
+    dataDir: binaries.dataDir,
     pid,
     stop: () => stop(binaries, cluster, pid),
   };
@@ -152,12 +155,4 @@ function writeOwned(binaries: PostgresBinaries, name: string, text: string): voi
 function logOf(binaries: PostgresBinaries): string {
   const file = join(binaries.dataDir, 'server.log');
   return existsSync(file) ? readFileSync(file, 'utf8').slice(-2000).trim() : '(no log)';
-}
-
-async function findFreePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address ? address.port : 0;
 }

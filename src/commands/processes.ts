@@ -1,5 +1,6 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 
 /**
  * The command line of a living process, '' when there is none (a zombie counts as none). A pid out of a file
@@ -26,4 +27,31 @@ export function signal(pid: number, name: NodeJS.Signals): boolean {
   } catch {
     return false;
   }
+}
+
+/**
+ * Runs a program to its end, out of the terminal's process group: a Ctrl-C must not break it off halfway.
+ * Returns what it printed. @throws Error with that, when it fails
+ */
+export function runProgram(
+  file: string,
+  args: string[],
+  options: { cwd: string; uid?: number; gid?: number },
+): Promise<string> {
+  // Postgres' programs take defaults from these, and a locale that the machine may not even have.
+  const inherited = Object.entries(process.env).filter(([name]) => !/^(PG|LC_|LANG)/.test(name));
+  const env = Object.fromEntries(inherited);
+  const detached = process.platform !== 'win32';
+  return new Promise((done, failed) => {
+    const stdio: ['ignore', 'pipe', 'pipe'] = ['ignore', 'pipe', 'pipe'];
+    const child = spawn(file, args, { ...options, env, detached, windowsHide: true, stdio });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (data: Buffer) => (output += data.toString()));
+    child.on('error', failed);
+    child.on('close', (code, ended) => {
+      if (code === 0) done(output);
+      else failed(new Error(`${basename(file)} ended with ${code ?? ended}: ${output.trim()}`));
+    });
+  });
 }

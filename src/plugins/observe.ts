@@ -47,6 +47,9 @@ export const observe = fp<ObserveOptions>(
       done();
     });
 
+    // These fields are all our own: nothing to redact, and looking for it costs more than the rest of the line.
+    const lines = log.child({}, { redact: [] });
+
     function finish(request: FastifyRequest, reply: FastifyReply): void {
       const status = reply.raw.writableFinished ? reply.statusCode : CLIENT_CLOSED_REQUEST;
       const route = request.routeOptions.url ?? 'unmatched';
@@ -68,9 +71,9 @@ export const observe = fp<ObserveOptions>(
       };
       if (durationMs > slowRequestMs) {
         metrics.slowRequests.inc();
-        log.warn(line, 'SLOW REQUEST');
+        lines.warn(line, 'SLOW REQUEST');
       } else {
-        log.info(line, 'request completed');
+        lines.info(line, 'request completed');
       }
     }
   },

@@ -1,30 +1,38 @@
 import cors from '@fastify/cors';
-import helmet from '@fastify/helmet';
+import helmet, { type FastifyHelmetOptions } from '@fastify/helmet';
+import { fastify } from 'fastify';
 import fp from 'fastify-plugin';
 
+/** Headers that matter to an API, few on purpose: each costs time on every answer. */
+const HELMET: FastifyHelmetOptions = {
+  contentSecurityPolicy: {
+    useDefaults: false,
+    directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] },
+  },
+  xFrameOptions: { action: 'deny' },
+  referrerPolicy: { policy: 'no-referrer' },
+  // Belongs to whoever ends TLS, which is nginx or the ingress, and must be sent once.
+  strictTransportSecurity: false,
+  crossOriginEmbedderPolicy: false,
+  crossOriginOpenerPolicy: false,
+  crossOriginResourcePolicy: false,
+  originAgentCluster: false,
+  xDnsPrefetchControl: false,
+  xDownloadOptions: false,
+  xPermittedCrossDomainPolicies: false,
+  xXssProtection: false,
+};
+
 /**
- * Headers that matter to an API, few on purpose: each costs time on every answer. HSTS belongs to
- * whoever ends TLS, which is nginx or the ingress, and must be sent once. Without CORS_ORIGINS no
- * browser page of another origin may read anything.
+ * Security headers on every answer. Without CORS_ORIGINS no browser page of another origin may read
+ * anything.
  */
 export const securityHeaders = fp<{ corsOrigins: string[] }>(
   async (app, { corsOrigins }) => {
-    await app.register(helmet, {
-      contentSecurityPolicy: {
-        useDefaults: false,
-        directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] },
-      },
-      xFrameOptions: { action: 'deny' },
-      referrerPolicy: { policy: 'no-referrer' },
-      strictTransportSecurity: false,
-      crossOriginEmbedderPolicy: false,
-      crossOriginOpenerPolicy: false,
-      crossOriginResourcePolicy: false,
-      originAgentCluster: false,
-      xDnsPrefetchControl: false,
-      xDownloadOptions: false,
-      xPermittedCrossDomainPolicies: false,
-      xXssProtection: false,
+    const headers = await readHelmetHeaders();
+    app.addHook('onRequest', (_request, reply, done) => {
+      reply.headers(headers);
+      done();
     });
     if (corsOrigins.length === 0) return;
     await app.register(cors, {
@@ -52,3 +60,20 @@ export const securityHeaders = fp<{ corsOrigins: string[] }>(
   },
   { name: 'security-headers' },
 );
+
+/**
+ * Asks helmet once what it would set. It works its headers out anew for each answer and sets them on
+ * the raw response, which takes Node's slow way of merging header lists: a fifth of a cached read.
+ */
+async function readHelmetHeaders(): Promise<Record<string, string>> {
+  const probe = fastify();
+  probe.get('/without', () => '');
+  await probe.register(async (scope) => {
+    await scope.register(helmet, HELMET);
+    scope.get('/with', () => '');
+  });
+  const [without, given] = await Promise.all([probe.inject('/without'), probe.inject('/with')]);
+  await probe.close();
+  const added = Object.entries(given.headers).filter(([name]) => without.headers[name] === undefined);
+  return Object.fromEntries(added.map(([name, value]) => [name, String(value)]));
+}

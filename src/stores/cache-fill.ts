@@ -29,7 +29,7 @@ const WAIT_MS = 2000;
 const POLL_MS = 25;
 const TEXT_BYTES_MAX = 2 ** 20;
 /** Failures that say nothing about the thing itself; any other is an answer, and no old value hides it. */
-const OUTAGES: ErrorCode[] = ['internal', 'unavailable', 'overloaded', 'timeout', 'request_timeout'];
+const OUTAGES = new Set<ErrorCode>(['internal', 'unavailable', 'overloaded', 'timeout', 'request_timeout']);
 
 /** Finds what this process does not keep: in Redis, in another process that loads it, or by loading. */
 export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefined, warn: Warn) {
@@ -77,13 +77,13 @@ export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefin
 
     const text = toText(search, value);
     const loaded = text === undefined ? undefined : decodeEntry(text);
-    if (!loaded || text === undefined || !mine()) {
-      if (lease) shared?.release(id, lease, mine());
-      return loaded ? { ...toFound(loaded), result: 'miss' } : { value, result: 'miss' };
+    if (!loaded || text === undefined) {
+      if (lease) shared?.release(id, lease, true);
+      return { value, result: 'miss' };
     }
-    kept.keep(id, loaded);
+    if (mine()) kept.keep(id, loaded);
     if (lease) shared?.fill(id, lease, text, loaded.lifeMs);
-    return { value: loaded.value, entry: loaded, result: 'miss' };
+    return { ...toFound(loaded), result: 'miss' };
   }
 
   /** Behind the back of those who got the stale value; one process at a time. */
@@ -123,5 +123,5 @@ function ageInTtls({ loadedAtMs, ttlMs }: CacheEntry): number {
 }
 
 function isOutage(error: unknown): boolean {
-  return !(error instanceof AppError) || OUTAGES.includes(error.code);
+  return !(error instanceof AppError) || OUTAGES.has(error.code);
 }

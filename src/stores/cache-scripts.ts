@@ -1,14 +1,18 @@
+import type { Redis, Result } from 'ioredis';
 import { CACHE_FORMAT } from './cache-entry.ts';
 
-/*
- * Each script is one step on two keys of one slot: the value and the lease of whoever loads it.
- */
+/** Three scripts as commands of the client; each is one step on the value and the lease of whoever loads it. */
+export function defineCacheCommands(client: Redis): void {
+  client.defineCommand('cacheRead', { numberOfKeys: 2, lua: READ });
+  client.defineCommand('cacheFill', { numberOfKeys: 2, lua: FILL });
+  client.defineCommand('cachePurge', { numberOfKeys: 2, lua: PURGE });
+}
 
 /**
  * KEYS value, lease; ARGV token, lease ms, largest age in ttls → { text or nil, ms left, state }.
  * A servable value needs no lease. What is no entry (another type, another format, no expiry) goes.
  */
-export const READ = `
+const READ = `
 local text = redis.pcall('get', KEYS[1])
 local left = redis.call('pttl', KEYS[1])
 local ttl, life
@@ -35,7 +39,7 @@ return { text, left, 'busy' }
  * KEYS value, lease; ARGV token, text, ms. Stores the text for so long if the lease is still the
  * token's; with an empty text only gives the lease back, or marks it too big for so long.
  */
-export const FILL = `
+const FILL = `
 if redis.call('get', KEYS[2]) ~= ARGV[1] then
   return 0
 end
@@ -49,7 +53,27 @@ return 1
 `;
 
 /** KEYS value, lease; ARGV channel, message. */
-export const PURGE = `
+const PURGE = `
 redis.call('unlink', KEYS[1], KEYS[2])
 return redis.call('publish', ARGV[1], ARGV[2])
 `;
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    cacheRead(
+      valueKey: string,
+      leaseKey: string,
+      token: string,
+      leaseMs: number,
+      maxAge: number,
+    ): Result<[text: string | null, leftMs: number, state: 'none' | 'claimed' | 'busy' | 'too-big'], Context>;
+    cacheFill(
+      valueKey: string,
+      leaseKey: string,
+      token: string,
+      text: string,
+      milliseconds: number,
+    ): Result<number, Context>;
+    cachePurge(valueKey: string, leaseKey: string, channel: string, message: string): Result<number, Context>;
+  }
+}

@@ -1,9 +1,8 @@
 import { randomUUID } from 'node:crypto';
-import type { Result } from 'ioredis';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import { CACHE_FORMAT, decodeEntry, type CacheEntry } from './cache-entry.ts';
-import { FILL, PURGE, READ } from './cache-scripts.ts';
+import { defineCacheCommands } from './cache-scripts.ts';
 import { createIntervalWarning } from './log-interval.ts';
 import type { RedisHandle } from './redis.ts';
 
@@ -37,11 +36,10 @@ export function createSharedCache(
 ) {
   const { client } = redis;
   const channel = `${prefix}:purged`;
+  const sender = randomUUID();
   const owed = new Set<string>();
   const warn = createIntervalWarning(deps.log);
-  client.defineCommand('cacheRead', { numberOfKeys: 2, lua: READ });
-  client.defineCommand('cacheFill', { numberOfKeys: 2, lua: FILL });
-  client.defineCommand('cachePurge', { numberOfKeys: 2, lua: PURGE });
+  defineCacheCommands(client);
   client.on('ready', () => void Promise.all([...owed].map(purge)));
 
   // The braces make one cluster slot of the two.
@@ -73,7 +71,7 @@ export function createSharedCache(
    */
   async function purge(id: string): Promise<boolean> {
     owed.add(id);
-    const done = await attempt(() => client.cachePurge(valueKey(id), leaseKey(id), channel, id));
+    const done = await attempt(() => client.cachePurge(valueKey(id), leaseKey(id), channel, sender + id));
     if (done !== undefined) {
       owed.delete(id);
       return true;
@@ -85,8 +83,17 @@ export function createSharedCache(
   }
 
   return {
-    channel,
     purge,
+
+    /** Hears the purges of the other processes. */
+    listen(onPurged: (id: string) => void, onGap: () => void): void {
+      redis.subscribe(channel, {
+        onGap,
+        onMessage: (message) => {
+          if (!message.startsWith(sender)) onPurged(message.slice(sender.length));
+        },
+      });
+    },
 
     /** The entry when it is younger than `ttl * maxAge`; otherwise an attempt to get the lease, with the old entry if there is one. */
     async read(id: string, maxAge: 1 | 2): Promise<Held> {
@@ -115,7 +122,8 @@ export function createSharedCache(
 
     /** Stores only while the lease is held, that is: not when the key was purged since. Does not wait. */
     fill(id: string, lease: string, text: string, lifeMs: number): void {
-      void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, text, lifeMs));
+      if (!owed.has(id))
+        void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, text, lifeMs));
     },
 
     /** `tooBig`: for some seconds nobody else need wait for this value either. */
@@ -123,24 +131,4 @@ export function createSharedCache(
       void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, '', tooBig ? TOO_BIG_MS : 0));
     },
   };
-}
-
-declare module 'ioredis' {
-  interface RedisCommander<Context> {
-    cacheRead(
-      valueKey: string,
-      leaseKey: string,
-      token: string,
-      leaseMs: number,
-      maxAge: number,
-    ): Result<[text: string | null, leftMs: number, state: 'none' | 'claimed' | 'busy' | 'too-big'], Context>;
-    cacheFill(
-      valueKey: string,
-      leaseKey: string,
-      token: string,
-      text: string,
-      milliseconds: number,
-    ): Result<number, Context>;
-    cachePurge(valueKey: string, leaseKey: string, channel: string, id: string): Result<number, Context>;
-  }
 }

@@ -58,7 +58,7 @@ export interface Cache {
  *       │ missing                            ── another process loads ──► poll, 2 s at most: coalesced
  *     load, alone if Redis gave the lease ── fails ──► stale if anything is left, else the error
  *       │
- *     keep it here and fill Redis: neither if the key was invalidated since the flight began
+ *     keep it here, unless the key was invalidated since the flight began; fill Redis, if the lease holds
  *
  * Without Redis it is a cache of one second. `cache_requests_total` counts one result a read, and
  * `error` besides for every command that failed. What is larger than `maxRows` or 1 MiB passes through.
@@ -72,7 +72,7 @@ export function createCache(
   const shared = redis && createSharedCache(settings.prefix, redis, { log, metrics });
   const { find, refreshes } = createCacheFill(kept, shared, createIntervalWarning(log));
 
-  if (redis && shared) redis.subscribe(shared.channel, { onMessage: forget, onGap: kept.distrustAll });
+  shared?.listen(forget, kept.distrustAll);
 
   function forget(id: string): void {
     kept.forget(id);

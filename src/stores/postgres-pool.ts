@@ -24,7 +24,10 @@ const IDLE_MS = 30_000;
 /** Connections are renewed, so that a failover or a new password reaches all of them. */
 const LIFETIME_SECONDS = 1800;
 const KEEP_ALIVE_DELAY_MS = 10_000;
-const CLOSE_TIMEOUT_MS = 5000;
+/** For what is still checked out at the end; requests had their own time before. */
+const CLOSE_TIMEOUT_MS = 2000;
+/** For the servers' side of closed connections. */
+const GOODBYE_TIMEOUT_MS = 250;
 
 /** The pool of pg with every wait bounded. What the URL's query string says wins over these settings. */
 export function createPool(options: PoolOptions) {
@@ -60,9 +63,10 @@ export function createPool(options: PoolOptions) {
   }
 
   async function shut(): Promise<void> {
-    // pool.end() resolves before the sockets are closed, and not at all while a connection is checked out.
-    const closed = pool.end().then(() => Promise.all([...sockets].map(closeOf)));
-    await Promise.race([closed, sleep(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    // Not before everything is checked in; and the sockets are still open then.
+    await Promise.race([pool.end(), sleep(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    const closed = Promise.all([...sockets].map(closeOf));
+    await Promise.race([closed, sleep(GOODBYE_TIMEOUT_MS, undefined, { ref: false })]);
     for (const socket of sockets) socket.destroy();
   }
 }

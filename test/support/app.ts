@@ -59,7 +59,7 @@ export async function startTestApp(
     METRICS_PORT: '0',
     RATE_LIMIT_PER_MINUTE: '1000000',
     CONNECTION_POOL_SIZE: '5',
-    API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753',
+    API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
     ...env,
   });
   const logs: Record<string, unknown>[] = [];
@@ -67,7 +67,15 @@ export async function startTestApp(
   const metrics = createMetrics('test');
   const lifecycle: Lifecycle = { draining: false };
   const services = openServices(config, { log, metrics });
-  const app = await buildApp({ config, log, metrics, lifecycle, services, version: '0.0.0-test', ...options });
+  const app = await buildApp({
+    config,
+    log,
+    metrics,
+    lifecycle,
+    services,
+    version: '0.0.0-test',
+    ...options,
+  });
   const internal = buildInternalApp({ metrics, db: services.db });
   await Promise.all([app.ready(), internal.ready()]);
   t.teardown(async () => {
@@ -101,7 +109,12 @@ export async function startTestApp(
       });
       const text = response.body;
       const isJson = /json/.test(String(response.headers['content-type']));
-      return { status: response.statusCode, headers: response.headers, text, json: isJson ? JSON.parse(text) : undefined };
+      return {
+        status: response.statusCode,
+        headers: response.headers,
+        text,
+        json: isJson ? JSON.parse(text) : undefined,
+      };
     },
     async metric(series) {
       const text = (await internal.inject('/metrics')).body;

@@ -58,7 +58,7 @@ export function signalTree(pid: number, name: NodeJS.Signals): void {
   for (const each of [pid, ...children]) signal(each, name);
 }
 
-function childrenOf(pid: number): number[] {
+export function childrenOf(pid: number): number[] {
   const table = process.platform === 'linux' ? readProcTable() : readPsTable();
   return table.filter(([, parent]) => parent === pid).map(([child]) => child);
 }

@@ -1,0 +1,280 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import t, { type Test } from 'tap';
+import { VARIABLE_GROUPS } from '../src/config-variables.ts';
+import { commandOf } from '../src/commands/processes.ts';
+import { childrenOf, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
+import { repositoryDir, useServers } from './support/servers.ts';
+import { requireTool } from './support/tools.ts';
+
+const run = promisify(execFile);
+
+await t.test('npm run dev', { timeout: 110_000 }, async (t) => {
+  await useServers();
+  const directory = copyRepository(t);
+  let key = '';
+
+  await t.test('the first start prints a key, and its curl line works when pasted', async (t) => {
+    const dev = startDev(t, directory);
+    key = await dev.key();
+
+    t.match(key, /^hp_dev_/);
+    t.equal(await post(await dev.url(), key), 201);
+    if (requireTool(t, 'curl')) {
+      const { stdout } = await run('sh', ['-c', await dev.line(/^curl .*/m)]);
+      t.match(stdout, /"reference":"kept"/);
+    }
+    t.equal(
+      statSync(join(directory, '.hardpoint/dev-key.json')).mode & 0o077,
+      0,
+      'only the owner can read the key',
+    );
+    t.equal(dev.output().match(/^API key: /gm)?.length, 1, 'the key is printed once');
+  });
+
+  await t.test(
+    'Ctrl-C ends everything with 0, however often it comes; the next start has the data',
+    async (t) => {
+      const dev = startDev(t, directory);
+      t.equal(await dev.key(), key, 'the key of the first start still works');
+      t.match(await list(await dev.url(), key), /"reference":"kept"/);
+      const everything = dev.processes();
+      t.ok(everything.length > 4, 'dev, service, postmaster and its children are known');
+
+      // A terminal signals the whole group, and npm passes the signal on once more.
+      process.kill(-dev.pid, 'SIGINT');
+      process.kill(dev.pid, 'SIGINT');
+      await delay(20);
+      process.kill(dev.pid, 'SIGINT');
+
+      t.equal(await dev.exitCode, 0);
+      t.strictSame(await survivors(everything), []);
+    },
+  );
+
+  await t.test('a second start beside it is refused and names the pid of the first', async (t) => {
+    const dev = startDev(t, directory);
+    await dev.key();
+
+    const second = startDev(t, directory);
+
+    t.equal(await second.exitCode, 1);
+    t.match(second.output(), `pid ${dev.pid}`);
+    t.match(await list(await dev.url(), key), /"reference":"kept"/, 'the first goes on');
+  });
+
+  await t.test(
+    'a changed source file starts the service again, one that cannot start is waited for',
+    async (t) => {
+      const dev = startDev(t, directory);
+      await dev.key();
+      const before = dev.service();
+      const file = join(directory, 'src/version.ts');
+      const original = readFileSync(file, 'utf8');
+
+      appendFileSync(file, '\nthrow new Error("broken on purpose");\n');
+      t.match(await dev.line(/^version\.ts changed.*/m), 'starting again');
+      await dev.line(/^The service ended with 1\./m);
+      // As editors save: a new file takes the place of the old one.
+      writeFileSync(`${file}.new`, original);
+      renameSync(`${file}.new`, file);
+
+      await dev.line(/(?:\blistening \{[^]*){2}/);
+      t.not(dev.service(), before);
+      t.equal(dev.output().match(/^API key: /gm)?.length, 1, 'the key is not printed again');
+    },
+  );
+
+  await t.test('after a SIGKILL the service ends itself and the next start mends the rest', async (t) => {
+    const killed = startDev(t, directory);
+    await killed.key();
+    const [service, postmaster] = [killed.service(), killed.postmaster()];
+
+    process.kill(killed.pid, 'SIGKILL');
+    await killed.exitCode;
+    t.strictSame(await survivors([service]), [], 'the service noticed');
+    t.match(commandOf(postmaster), 'postgres', 'Postgres did not');
+
+    const dev = startDev(t, directory);
+    t.equal(await dev.key(), key);
+    t.match(await list(await dev.url(), key), /"reference":"kept"/);
+    t.strictSame(await survivors([postmaster]), [], 'the one left behind was stopped');
+  });
+
+  await t.test('a signal to npm alone ends everything', async (t) => {
+    const npm = requireTool(t, 'npm');
+    if (!npm) return;
+    const dev = startDev(t, directory, { DEV_WATCH: 'false' }, [npm, 'run', 'dev']);
+    await dev.key();
+    const everything = dev.processes();
+
+    process.kill(dev.pid, 'SIGTERM');
+
+    await dev.exitCode;
+    t.strictSame(await survivors(everything), []);
+  });
+
+  await t.test('a port that is taken is named, and everything ends', async (t) => {
+    const blocker = createServer();
+    await new Promise<void>((resolve) => blocker.listen(0, '127.0.0.1', resolve));
+    t.teardown(() => blocker.close());
+    const address = blocker.address();
+    const port = String(typeof address === 'object' && address?.port);
+
+    const dev = startDev(t, directory, { API_PORT: port });
+
+    t.not(await dev.exitCode, 0);
+    t.match(dev.output(), port);
+    t.notOk(
+      existsSync(join(directory, '.hardpoint/postgres/cluster/postmaster.pid')),
+      'Postgres was stopped',
+    );
+    t.notMatch(dev.output(), 'API key:');
+  });
+
+  await t.test('a configuration that is wrong is named before the service starts', async (t) => {
+    const dev = startDev(t, directory, { RATE_LIMIT_PER_MINUTE: 'many' });
+
+    t.equal(await dev.exitCode, 1);
+    t.match(dev.output(), 'RATE_LIMIT_PER_MINUTE');
+  });
+
+  await t.test('a key that the database no longer takes is replaced', async (t) => {
+    const secrets = join(directory, '.hardpoint/dev-key.json');
+    rmSync(secrets);
+
+    const dev = startDev(t, directory);
+    const next = await dev.key();
+
+    t.not(next, key);
+    t.match(await list(await dev.url(), next), /"reference":"kept"/);
+  });
+});
+
+function copyRepository(t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'hardpoint-dev-'));
+  chmodSync(directory, 0o755);
+  for (const name of ['src', 'migrations', 'package.json']) {
+    cpSync(join(repositoryDir, name), join(directory, name), { recursive: true });
+  }
+  symlinkSync(join(repositoryDir, 'node_modules'), join(directory, 'node_modules'));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }));
+  return directory;
+}
+
+function startDev(
+  t: Test,
+  directory: string,
+  env: Record<string, string> = {},
+  command = [process.execPath, '--import', 'tsx', join(directory, 'src/commands/dev.ts')],
+) {
+  const [file = '', ...args] = command;
+  // The variables of whoever runs the tests are not those of this start.
+  const variables = Object.values(VARIABLE_GROUPS).flatMap((group) => Object.keys(group));
+  const blank = Object.fromEntries(['DEV_STATE_DIR', 'DEV_WATCH', ...variables].map((name) => [name, '']));
+  const child = spawn(file, args, {
+    cwd: directory,
+    env: { ...process.env, ...blank, API_PORT: '0', METRICS_PORT: '0', ...env },
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const pid = child.pid ?? 0;
+  registerProcess(pid, 'dev');
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (data: Buffer) => (output += data.toString()));
+  const exitCode = once(child, 'exit').then(([code]) => (typeof code === 'number' ? code : undefined));
+  const known: number[] = [];
+  t.teardown(async () => {
+    child.kill('SIGTERM');
+    await exitCode;
+    for (const each of await survivors(known)) signalTree(each, 'SIGKILL');
+    for (const each of [pid, ...known]) forgetProcess(each);
+  });
+
+  async function line(pattern: RegExp): Promise<string> {
+    for (;;) {
+      const found = pattern.exec(output);
+      if (found) return found[1] ?? found[0];
+      if (child.exitCode !== null || child.signalCode !== null)
+        throw new Error(`No ${pattern} in:\n${output}`);
+      await delay(20);
+    }
+  }
+
+  function postmaster(): number {
+    const found = Number.parseInt(
+      readFileSync(join(directory, '.hardpoint/postgres/cluster/postmaster.pid'), 'utf8'),
+      10,
+    );
+    registerProcess(found, 'postgres');
+    known.push(found);
+    return found;
+  }
+
+  return {
+    pid,
+    exitCode,
+    line,
+    postmaster,
+    output: () => output,
+    key: () => line(/^API key: (\S+)$/m),
+    url: () => line(/^API: (http:\/\/[\d.:]+),/m),
+    service: () => descendants(pid).find((each) => commandOf(each).includes('src/main.ts')) ?? 0,
+    processes: () => [pid, ...descendants(pid), postmaster(), ...descendants(postmaster())],
+  };
+}
+
+function descendants(pid: number): number[] {
+  return childrenOf(pid).flatMap((child) => [child].concat(descendants(child)));
+}
+
+/** Those that are still there after five seconds. */
+async function survivors(pids: number[]): Promise<number[]> {
+  const end = Date.now() + 5_000;
+  for (;;) {
+    const living = pids.filter((pid) => commandOf(pid) !== '');
+    if (living.length === 0 || Date.now() > end) return living;
+    await delay(20);
+  }
+}
+
+async function post(url: string, key: string): Promise<number> {
+  const response = await fetch(`${url}/v1/orders`, {
+    method: 'POST',
+    headers: {
+      authorization: `Bearer ${key}`,
+      'content-type': 'application/json',
+      'idempotency-key': 'dev-test-1',
+    },
+    body: JSON.stringify({
+      reference: 'kept',
+      currency: 'EUR',
+      items: [{ sku: 'A', quantity: 1, unitPriceMinor: 1 }],
+    }),
+  });
+  return response.status;
+}
+
+async function list(url: string, key: string): Promise<string> {
+  const response = await fetch(`${url}/v1/orders`, { headers: { authorization: `Bearer ${key}` } });
+  return response.text();
+}

@@ -1,0 +1,565 @@
+import { fastify } from 'fastify';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { pino } from 'pino';
+import t, { type Test } from 'tap';
+import { createMetrics } from '../../src/metrics.ts';
+import { auth } from '../../src/plugins/auth.ts';
+import { createToken, parseToken } from '../../src/stores/api-key-token.ts';
+import { createFailedAttempts } from '../../src/stores/failed-attempts.ts';
+import { KEY_MEMORY_MS } from '../../src/stores/key-ring.ts';
+import { startKeyUsage } from '../../src/stores/key-usage.ts';
+import { startTestApp, type TestApp } from '../support/app.ts';
+import { createDatabase, startPostgres, withClient } from '../support/postgres.ts';
+import { redisUrl, startRedis } from '../support/redis.ts';
+
+const QUERIES = 'db_query_latency_seconds_count{target="primary"}';
+/** Needs a key and any scope, costs nothing: an unknown URL. A key that is let in gets 404. */
+const ANYWHERE = '/v1/nowhere';
+const LET_IN = 404;
+const ROOM_MS = 300;
+
+const unhandled: unknown[] = [];
+process.on('unhandledRejection', (error) => unhandled.push(error));
+
+t.test('a key is hp_<env>_<id>_<secret><crc> with 178 bits of secret, and no two are alike', async (t) => {
+  const ids = new Set<string>();
+  const tokens = new Set<string>();
+  let wellFormed = 0;
+  for (let i = 0; i < 100_000; i++) {
+    const { id, token } = createToken('live');
+    ids.add(id);
+    tokens.add(token);
+    if (/^hp_live_[0-9A-Za-z]{12}_[0-9A-Za-z]{36}$/.test(token) && parseToken(token)?.id === id) wellFormed++;
+  }
+
+  t.equal(wellFormed, 100_000);
+  t.equal(ids.size, 100_000);
+  t.equal(tokens.size, 100_000);
+  t.ok(30 * Math.log2(62) > 178);
+});
+
+t.test('a key with one wrong character is refused without a query', async (t) => {
+  const { request, issueKey, metric } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '1000000' });
+  const { token } = await issueKey();
+  const queriesBefore = await metric(QUERIES);
+
+  const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_';
+  const mutants = [...token].flatMap((character, at) =>
+    [...alphabet]
+      .filter((other) => other !== character)
+      .map((other) => token.slice(0, at) + other + token.slice(at + 1)),
+  );
+  t.same(
+    mutants.filter((mutant) => parseToken(mutant) !== undefined),
+    [],
+    `${mutants.length} mutants`,
+  );
+  for (const mutant of mutants.filter((_, index) => index % 40 === 0)) {
+    t.equal((await request('GET', ANYWHERE, { token: mutant })).status, 401);
+  }
+
+  t.equal(await metric(QUERIES), queriesBefore);
+  t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN, 'the key itself is good');
+  t.equal(await metric(QUERIES), queriesBefore + 1, 'and a look-up is counted');
+});
+
+t.test('a key of another environment is refused without a query', async (t) => {
+  const { request, services, metric } = await startTestApp(t, { API_KEY_ENVIRONMENT: 'live' });
+  const { id, token } = createToken('test');
+  const wanted = { tenant: 'acme', name: 'test', scopes: ['*'], limitPerMinute: null, expiresAt: null };
+  await services.admin.seed(wanted, id, token, { actor: 'test', requestId: null, ip: null });
+  const queriesBefore = await metric(QUERIES);
+
+  t.equal((await request('GET', ANYWHERE, { token })).status, 401);
+
+  t.equal(await metric(QUERIES), queriesBefore);
+});
+
+t.test('missing, malformed, unknown, revoked and expired keys get one and the same 401', async (t) => {
+  const { request, issueKey, services, metric } = await startTestApp(t);
+  const revoked = await issueKey();
+  await services.admin.revoke('acme', revoked.id, { actor: 'test', requestId: null, ip: null });
+  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1000) });
+  const good = await issueKey();
+  const forged = createToken('live').token;
+  const wrongSecret = forged.replace(forged.slice(8, 20), good.id);
+
+  const answers = {
+    missing: await request('GET', '/v1/orders'),
+    malformed: await request('GET', '/v1/orders', { token: 'hp_live_nonsense' }),
+    unknown: await request('GET', '/v1/orders', { token: forged }),
+    wrongSecret: await request('GET', '/v1/orders', { token: wrongSecret }),
+    revoked: await request('GET', '/v1/orders', { token: revoked.token }),
+    expired: await request('GET', '/v1/orders', { token: expired.token }),
+    basic: await request('GET', '/v1/orders', { headers: { authorization: 'Basic aHA6aHA=' } }),
+  };
+
+  for (const [name, { status, json, headers }] of Object.entries(answers)) {
+    t.equal(status, 401, name);
+    t.equal(headers['www-authenticate'], 'Bearer realm="api"', name);
+    t.equal(headers['content-type'], 'application/problem+json; charset=utf-8', name);
+    t.equal(headers['cache-control'], 'no-store', name);
+    t.equal(json.instance, headers['x-request-id'], name);
+    t.same({ ...json, instance: '' }, { ...answers.missing.json, instance: '' }, name);
+    const { 'x-request-id': _, date: __, ...rest } = headers;
+    const { 'x-request-id': ___, date: ____, ...wanted } = answers.missing.headers;
+    t.same(rest, wanted, `${name}: headers`);
+  }
+  for (const reason of ['missing', 'unknown', 'revoked', 'expired']) {
+    t.ok((await metric(`auth_failures_total{reason="${reason}"}`)) >= 1, `${reason} is counted`);
+  }
+  t.equal(await metric('revoked_key_attempts_total'), 1);
+});
+
+t.test('a key is taken from either header, in any case of "Bearer", and nothing unclear is', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token } = await issueKey();
+  const { token: other } = await issueKey();
+  const statusWith = async (headers: Record<string, string>) =>
+    (await request('GET', ANYWHERE, { headers })).status;
+
+  t.equal(await statusWith({ authorization: `Bearer ${token}` }), LET_IN);
+  t.equal(await statusWith({ authorization: `bearer ${token}` }), LET_IN);
+  t.equal(await statusWith({ 'x-api-key': token }), LET_IN);
+  t.equal(await statusWith({ authorization: `Bearer ${token}`, 'x-api-key': token }), LET_IN);
+
+  t.equal(await statusWith({ authorization: `Bearer ${token}`, 'x-api-key': other }), 401);
+  t.equal(await statusWith({ authorization: 'Basic aHA6aHA=', 'x-api-key': token }), 401);
+  t.equal(await statusWith({ authorization: token }), 401);
+  t.equal(await statusWith({ authorization: `Basic ${token}` }), 401);
+  t.equal(await statusWith({ authorization: 'Bearer' }), 401);
+  t.equal(await statusWith({ authorization: `Bearer ${token} ${token}` }), 401);
+  t.equal(await statusWith({ 'x-api-key': '' }), 401);
+  t.equal(await statusWith({ 'x-api-key': `${token}, ${token}` }), 401);
+});
+
+t.test('a key in the URL is refused, and is in no log', async (t) => {
+  const { request, issueKey, logs } = await startTestApp(t);
+  const { token } = await issueKey();
+
+  t.equal((await request('GET', `/v1/orders?api_key=${token}`)).status, 400);
+  t.equal((await request('GET', `/v1/orders?api_key=${token}`, { token })).status, 400);
+
+  t.notMatch(JSON.stringify(logs), token.slice(21, 45));
+});
+
+t.test('a key without the scope of a route gets 403, and * is every scope', async (t) => {
+  const { request, issueKey, metric } = await startTestApp(t);
+  const { token: reader } = await issueKey({ scopes: ['orders:read'] });
+  const { token: nobody } = await issueKey({ scopes: [] });
+  const { token: everybody } = await issueKey({ scopes: ['*'] });
+
+  t.equal((await request('GET', '/v1/orders', { token: reader })).status, 200);
+  t.equal((await request('HEAD', '/v1/orders', { token: reader })).status, 200);
+  for (const [method, url, token] of [
+    ['POST', '/v1/orders', reader],
+    ['GET', '/v1/api-keys', reader],
+    ['GET', '/v1/audit-events', reader],
+    ['GET', '/v1/orders', nobody],
+    ['HEAD', '/v1/orders', nobody],
+  ] as const) {
+    const { status, json } = await request(method, url, { token });
+    t.equal(status, 403, `${method} ${url}`);
+    if (json) t.match(json, { code: 'forbidden', detail: /lacks the scope [a-z]+:[a-z]+$/ });
+  }
+  t.equal((await request('GET', '/v1/audit-events', { token: everybody })).status, 200);
+  t.equal(await metric('auth_failures_total{reason="scope"}'), 5);
+});
+
+t.test('a route that declares no scope does not start', async (t) => {
+  const { services, metrics } = await startTestApp(t);
+  const app = fastify();
+  t.teardown(() => app.close());
+  await app.register(auth, { ...services.auth, metrics });
+
+  t.throws(() => app.get('/open', () => 'x'), /GET \/open declares no scope/);
+  t.doesNotThrow(() => app.get('/closed', { config: { scope: 'a:b' } }, () => 'x'));
+});
+
+t.test('a hot key costs no query, and its last use one write a minute', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, services, metric } = await startTestApp(t, { DATABASE_URL: url });
+  const { id, token } = await issueKey();
+  await request('GET', ANYWHERE, { token });
+  const before = { queries: await metric(QUERIES), minute: Math.floor(Date.now() / 60_000) };
+
+  for (let i = 0; i < 20; i++) {
+    const answers = await Promise.all(Array.from({ length: 100 }, () => request('GET', ANYWHERE, { token })));
+    if (answers.some(({ status }) => status !== LET_IN)) t.fail('a request was refused');
+    await services.auth.usage.flush();
+  }
+
+  const queries = (await metric(QUERIES)) - before.queries;
+  // The memory of a key ends once in five seconds, and the minute may change.
+  const minutes = Math.floor(Date.now() / 60_000) - before.minute;
+  t.ok(queries <= 2 + 2 * minutes, `2000 requests cost ${queries} queries`);
+  await services.auth.usage.close();
+  const [row] = await withClient(url, async (client) => {
+    const { rows } = await client.query('select last_used_at from api_key where id = $1', [id]);
+    return rows;
+  });
+  t.equal(row.last_used_at % 60_000, 0, 'to the minute');
+  t.ok(Date.now() - row.last_used_at < 125_000);
+});
+
+t.test('what is still to be written of the last use is written at the end', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, services } = await startTestApp(t, { DATABASE_URL: url });
+  const { id, token } = await issueKey();
+  const lastUse = () =>
+    withClient(url, async (client) => {
+      const { rows } = await client.query('select last_used_at from api_key where id = $1', [id]);
+      return rows[0].last_used_at;
+    });
+
+  await request('GET', ANYWHERE, { token });
+  t.equal(await lastUse(), null);
+  for (const { name, close } of services.closers) if (name === 'last use of keys') await close();
+  t.ok(await lastUse());
+});
+
+t.test('processes that write the last use of the same keys at once do not deadlock', async (t) => {
+  const url = await createDatabase(t);
+  const { issueKey, services } = await startTestApp(t, { DATABASE_URL: url });
+  const ids = await Promise.all(Array.from({ length: 200 }, async () => (await issueKey()).id));
+  const lines: string[] = [];
+  const log = pino({}, { write: (line: string) => void lines.push(line) });
+
+  await Promise.all(
+    Array.from({ length: 12 }, async (_, number) => {
+      const usage = startKeyUsage(services.db, log);
+      const shuffled = number % 2 ? ids : ids.toReversed();
+      for (const id of shuffled) usage.mark(id);
+      await usage.close();
+    }),
+  );
+
+  t.same(lines, []);
+  const { rows } = await withClient(url, (client) =>
+    client.query('select count(*)::int as used from api_key where last_used_at is not null'),
+  );
+  t.equal(rows[0].used, 200);
+});
+
+t.test('a hot key ends at the moment of its expiry', async (t) => {
+  const { request, issueKey, metric } = await startTestApp(t);
+  const endsAt = Date.now() + 600;
+  const { token } = await issueKey({ expiresAt: new Date(endsAt) });
+
+  while (Date.now() < endsAt - 50) {
+    t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
+    await delay(50);
+  }
+  const queries = await metric(QUERIES);
+  await delay(endsAt - Date.now() + 1);
+
+  t.equal((await request('GET', ANYWHERE, { token })).status, 401);
+  t.equal(await metric(QUERIES), queries, 'from memory');
+});
+
+t.test('an answer of Postgres that is older than a revocation is not remembered', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, services } = await startTestApp(t, { DATABASE_URL: url });
+  const { id, token } = await issueKey();
+  await withClient(url, async (client) => {
+    await client.query('alter table api_key rename to api_key_stored');
+    // Each look-up takes its snapshot, then half a second.
+    await client.query(
+      'create view api_key as select stored.* from api_key_stored stored, lateral (select pg_sleep(0.5) where stored.id is not null) s',
+    );
+
+    const overtaken = request('GET', ANYWHERE, { token });
+    await delay(150);
+    await client.query('update api_key_stored set revoked_at = now() where id = $1', [id]);
+    services.auth.keys.forget(id);
+    const after = request('GET', ANYWHERE, { token });
+
+    t.equal((await overtaken).status, LET_IN, 'it came before the revocation');
+    t.equal((await after).status, 401, 'it does not share the answer of the one before');
+    t.equal((await request('GET', ANYWHERE, { token })).status, 401);
+  });
+});
+
+t.test('an extended expiry counts from the next request on', async (t) => {
+  const { request, issueKey, services } = await startTestApp(t);
+  const { id, token } = await issueKey({ expiresAt: new Date(Date.now() - 1000) });
+  t.equal((await request('GET', ANYWHERE, { token })).status, 401);
+
+  const actor = { actor: 'test', requestId: null, ip: null };
+  await services.admin.change('acme', id, { expiresAt: new Date(Date.now() + 60_000) }, actor);
+
+  t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
+});
+
+t.test('many requests of one cold key at once are one query and none is refused', async (t) => {
+  const { request, issueKey, metric } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '5' });
+  const { token } = await issueKey();
+  const queriesBefore = await metric(QUERIES);
+
+  const answers = await Promise.all(Array.from({ length: 200 }, () => request('GET', ANYWHERE, { token })));
+
+  t.same([...new Set(answers.map(({ status }) => status))], [LET_IN]);
+  t.equal(await metric(QUERIES), queriesBefore + 1);
+});
+
+t.test('guesses from one address are 429 before any look-up', async (t) => {
+  const { request, metric } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '10' });
+  const guess = (remoteAddress: string) =>
+    request('GET', ANYWHERE, { token: createToken('live').token, remoteAddress });
+  const flood = async (address: string) =>
+    (await Promise.all(Array.from({ length: 40 }, () => guess(address)))).map(({ status }) => status);
+  const queriesBefore = await metric(QUERIES);
+
+  const statuses = await flood('10.0.0.1');
+
+  t.equal(statuses.filter((status) => status === 401).length, 10, 'in parallel as well');
+  t.equal(statuses.filter((status) => status === 429).length, 30);
+  t.equal(await metric(QUERIES), queriesBefore + 10);
+  const refused = await guess('10.0.0.1');
+  t.equal(refused.status, 429);
+  t.match(refused.json, { code: 'rate_limited' });
+  t.ok(Number(refused.headers['retry-after']) > 50 && Number(refused.headers['retry-after']) <= 60);
+  t.equal(await metric(QUERIES), queriesBefore + 10);
+  t.equal(await metric('rate_limit_hits_total{limit="ip"}'), 31);
+
+  t.equal((await guess('::ffff:10.0.0.1')).status, 429, 'an IPv4-mapped address is the IPv4 address');
+  t.equal((await guess('10.0.0.2')).status, 401, 'other addresses are not concerned');
+  await flood('2001:db8::1');
+  t.equal((await guess('2001:db8::ffff:2')).status, 429, 'one /64 is one client');
+  t.equal((await guess('2001:db8:0:1::1')).status, 401, 'the next /64 is another');
+});
+
+t.test('no flood makes the memory of a process grow without end', async (t) => {
+  const { request, issueKey, services } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '1000000' });
+  const { token } = await issueKey();
+  await request('GET', ANYWHERE, { token });
+  const { keys } = services.auth;
+
+  const attempts = createFailedAttempts(1);
+  attempts.fail('first');
+  t.ok(attempts.blockedForSeconds('first') > 0);
+  for (let i = 0; i < 50_000; i++) attempts.fail(`address ${i}`);
+  t.equal(attempts.blockedForSeconds('first'), 0, 'the oldest address made room');
+
+  const invented = Array.from({ length: 2_500 }, () => createToken('live').token);
+  for (let i = 0; i < invented.length; i += 50) {
+    await Promise.all(invented.slice(i, i + 50).map((each) => keys.find(each)));
+  }
+  t.equal(keys.peek(String(invented[0])), undefined, 'the oldest invented key made room');
+  t.same(keys.peek(String(invented.at(-1))), { refused: 'unknown' });
+  t.ok(keys.peek(token), 'and pushed no good one out');
+});
+
+t.test('without Postgres hot keys go on, others get 503 and never 401', async (t) => {
+  const postgres = await startPostgres(t);
+  const { request, issueKey, metric } = await startTestApp(t, {
+    DATABASE_URL: postgres.url,
+    POOL_WAIT_TIMEOUT_MS: '500',
+    AUTH_FAILURES_PER_MINUTE: '3',
+  });
+  const hot = await issueKey();
+  const cold = await issueKey();
+  t.equal((await request('GET', ANYWHERE, { token: hot.token })).status, LET_IN);
+
+  await postgres.stop();
+
+  t.equal((await request('GET', ANYWHERE, { token: hot.token })).status, LET_IN);
+  for (let i = 0; i < 6; i++) {
+    const { status, headers, json } = await request('GET', ANYWHERE, { token: cold.token });
+    t.equal(status, 503, 'an outage is no failed attempt');
+    t.ok(Number(headers['retry-after']) >= 1);
+    t.match(json, { code: 'unavailable', detail: 'The service is temporarily unavailable' });
+  }
+  t.equal((await request('GET', ANYWHERE)).status, 401, 'no key is no key');
+  t.equal(await metric('auth_failures_total{reason="unknown"}'), 0);
+
+  await postgres.start();
+  t.equal((await request('GET', ANYWHERE, { token: cold.token })).status, LET_IN, 'it heals by itself');
+});
+
+t.test('a revoked key is refused on the next request, on every process', async (t) => {
+  const redis = await redisUrl(t);
+  if (!redis) return;
+  const [first, second] = await startPair(t, { REDIS_URL: redis });
+  const { token: admin } = await first.issueKey();
+  const keys = await Promise.all(Array.from({ length: 50 }, () => first.issueKey()));
+  let admittedAfterwards = 0;
+  let requests = 0;
+
+  async function revokeUnderLoad({ id, token }: { id: string; token: string }): Promise<void> {
+    let revoked = false;
+    let refusals = 0;
+    async function hammer({ request }: TestApp): Promise<void> {
+      while (refusals < 4) {
+        const sentAfterwards = revoked;
+        const { status } = await request('GET', ANYWHERE, { token });
+        requests++;
+        if (status === 401) refusals++;
+        if (status !== 401 && sentAfterwards) admittedAfterwards++;
+      }
+    }
+    const load = [hammer(first), hammer(second), hammer(second)];
+    await delay(5);
+    t.equal((await first.request('DELETE', `/v1/api-keys/${id}`, { token: admin })).status, 204);
+    revoked = true;
+    await Promise.all(load);
+  }
+  for (let i = 0; i < keys.length; i += 5) await Promise.all(keys.slice(i, i + 5).map(revokeUnderLoad));
+
+  t.equal(admittedAfterwards, 0, `of ${requests} requests`);
+  t.ok(requests > 500);
+  t.notOk(second.logs.some(({ message }) => /confirm|announced/.test(String(message))));
+});
+
+t.test('a change of scopes counts from the next request on, on every process', async (t) => {
+  const redis = await redisUrl(t);
+  if (!redis) return;
+  const [first, second] = await startPair(t, { REDIS_URL: redis });
+  const { token: admin } = await first.issueKey();
+  const { id, token } = await first.issueKey({ scopes: ['orders:read'] });
+
+  for (let i = 0; i < 20; i++) {
+    const scopes = i % 2 ? ['orders:read'] : ['keys:admin'];
+    t.equal((await second.request('GET', '/v1/orders', { token })).status, i % 2 ? 403 : 200);
+    await first.request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: { scopes } });
+    t.equal((await second.request('GET', '/v1/orders', { token })).status, i % 2 ? 200 : 403);
+  }
+});
+
+t.test('within five seconds', { jobs: 3 }, async (t) => {
+  t.test('a revoked key is refused everywhere when Redis is away', async (t) => {
+    const redis = await startRedis(t);
+    if (!redis) return;
+    const [first, second] = await startPair(t, { REDIS_URL: redis.url });
+    const { token: admin } = await first.issueKey();
+    const { id, token } = await first.issueKey();
+    await redis.stop();
+    await until(() => second.request('GET', ANYWHERE, { token }), LET_IN);
+
+    t.equal((await first.request('DELETE', `/v1/api-keys/${id}`, { token: admin })).status, 204);
+
+    t.equal((await first.request('GET', ANYWHERE, { token })).status, 401, 'at once on the one process');
+    const waitedMs = await until(() => second.request('GET', ANYWHERE, { token }), 401);
+    t.ok(waitedMs < KEY_MEMORY_MS + ROOM_MS, `${waitedMs} ms on the other`);
+    t.ok(first.logs.some(({ message }) => /could not be announced/.test(String(message))));
+  });
+
+  t.test('a process that is cut off refuses it before the call that revoked it answers', async (t) => {
+    const redis = await startRedis(t);
+    if (!redis) return;
+    const proxy = await startProxy(t, redis.port);
+    const [first, second] = await startPair(t, { REDIS_URL: redis.url }, { REDIS_URL: proxy.url });
+    const { token: admin } = await first.issueKey();
+    const { id, token } = await first.issueKey();
+    await until(() => second.request('GET', ANYWHERE, { token }), LET_IN);
+    let revoked = false;
+    let admittedAfterwards = 0;
+    let refusals = 0;
+    async function hammer(): Promise<void> {
+      while (refusals < 20) {
+        const sentAfterwards = revoked;
+        const { status } = await second.request('GET', ANYWHERE, { token });
+        if (status === 401) refusals++;
+        else if (sentAfterwards) admittedAfterwards++;
+        await delay(5);
+      }
+    }
+
+    proxy.cut();
+    const load = hammer();
+    const startedAt = performance.now();
+    t.equal((await first.request('DELETE', `/v1/api-keys/${id}`, { token: admin })).status, 204);
+    revoked = true;
+    const tookMs = performance.now() - startedAt;
+    await load;
+
+    t.equal(admittedAfterwards, 0);
+    t.ok(tookMs < KEY_MEMORY_MS + ROOM_MS, `${tookMs} ms`);
+  });
+
+  t.test('and later, a good key works behind an address that guesses', async (t) => {
+    const { request, issueKey } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '5' });
+    const { token } = await issueKey();
+    t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
+    for (let i = 0; i < 10; i++) await request('GET', ANYWHERE, { token: createToken('live').token });
+    t.equal((await request('GET', ANYWHERE, { token: createToken('live').token })).status, 429);
+
+    t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN, 'while it is hot');
+    await delay(KEY_MEMORY_MS + 50);
+    t.equal(
+      (await request('GET', ANYWHERE, { token })).status,
+      LET_IN,
+      'and when it must be asked for again',
+    );
+    t.equal((await request('GET', ANYWHERE, { token: createToken('live').token })).status, 429);
+  });
+});
+
+t.test('nothing was left unhandled', async (t) => {
+  t.same(unhandled, []);
+});
+
+/** Two processes on one database, and what else `env` says; ready when both hear what keys the other changes. */
+async function startPair(
+  t: Test,
+  env: Record<string, string>,
+  envOfSecond: Record<string, string> = {},
+): Promise<[TestApp, TestApp]> {
+  const DATABASE_URL = await createDatabase(t);
+  const first = await startTestApp(t, { DATABASE_URL, ...env });
+  const second = await startTestApp(t, { DATABASE_URL, ...env, ...envOfSecond });
+  for (const { metric, request } of [first, second]) {
+    await until(async () => ({ status: await metric('redis_up{role="limits"}') }), 1);
+    await until(() => request('GET', '/health/ready'), 200);
+  }
+  await subscribed(first);
+  await subscribed(second);
+  return [first, second];
+}
+
+/** A process hears of changes from the moment on at which it confirms one. */
+async function subscribed({ issueKey, services, request }: TestApp): Promise<void> {
+  const { id, token } = await issueKey();
+  const actor = { actor: 'test', requestId: null, ip: null };
+  await request('GET', ANYWHERE, { token });
+  await services.admin.revoke('acme', id, actor);
+}
+
+async function until(ask: () => Promise<{ status: number }>, wanted: number): Promise<number> {
+  const startedAt = performance.now();
+  for (;;) {
+    if ((await ask()).status === wanted) return performance.now() - startedAt;
+    if (performance.now() - startedAt > 10_000) throw new Error(`no ${wanted} within 10 s`);
+    await delay(10);
+  }
+}
+
+/** Stands between a process and Redis; once cut it goes on accepting and passes nothing on. */
+async function startProxy(t: Test, port: number) {
+  let open = true;
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const upstream = connect(port, '127.0.0.1');
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      sockets.add(from);
+      from.on('error', () => undefined);
+      from.on('data', (data) => open && to.write(data));
+      from.on('close', () => open && to.destroy());
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return {
+    url: `redis://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    cut: () => void (open = false),
+  };
+}
