@@ -34,7 +34,7 @@ const DATABASE_RULES = [
   /(?<=\bpostgres(?:ql)?:\/\/)hardpoint(?=[:@])/g,
   /(?<=\bpostgres(?:ql)?:\/\/[^\s'"`/]*\/)hardpoint(?![\w-])/g,
   // POSTGRES_DB: NAME, and the same over two lines of a Kubernetes list
-  /(?<=\b(?:POSTGRES_(?:DB|USER)|PG(?:DATABASE|USER))\b\W{1,8}(?:value\W{1,4})?)hardpoint(?![\w-])/g,
+  /(?<=\b(?:(?:POSTGRES|DB)_(?:DB|NAME|USER)|PG(?:DATABASE|USER))\b\W{1,40}(?:value\W{1,4})?)hardpoint(?![\w-])/g,
   // dbname=NAME, {datname="NAME"}, const DATABASE = 'NAME', and PgBouncer's NAME = host=…
   /(?<=(?:database|dbname|datname|rolname|owner)\b["']?\s*[:=~]+\s*["']?)hardpoint(?![\w-])/gi,
   /^hardpoint(?=\s*=\s*(?:host|dbname)=)/gm,
@@ -79,13 +79,14 @@ export function rename(text: string, path: string, names: Names): string {
 
 /** Line numbers of what still speaks of the template; wider than the rules, so that it finds what they miss. */
 export function findTraces(text: string, path: string, names: Names): number[] {
-  const own = new RegExp(Object.values(names).join('|'), 'g');
+  const { prefix: _, ...spellings } = names;
+  const own = new RegExp(Object.values(spellings).join('|'), 'g');
   const name = /hard[-_. ]?point/i;
   const prefix = /(?<![a-z])hp(?![a-z])/i;
-  const searchPrefix = names.prefix !== 'hp' && !holdsHashes(path);
+  const withPrefix = names.prefix !== 'hp' && !holdsHashes(path);
   return text.split('\n').flatMap((line, index) => {
     const rest = line.replace(own, ' ');
-    return name.test(rest) || (searchPrefix && prefix.test(rest)) ? [index + 1] : [];
+    return name.test(rest) || (withPrefix && prefix.test(rest)) ? [index + 1] : [];
   });
 }
 

@@ -6,7 +6,7 @@ import { shutDown, shutdownBudgetMs, type Lifecycle } from './lifecycle.ts';
 import { createLog } from './logging.ts';
 import { createMetrics } from './metrics.ts';
 import { openServices } from './services.ts';
-import { seedKeys } from './seed-keys.ts';
+import { seedKeys } from './stores/seed-keys.ts';
 import { readVersion } from './version.ts';
 
 await main().catch((error: unknown) => {

@@ -5,6 +5,7 @@ import {
   chmodSync,
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   renameSync,
@@ -20,6 +21,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { VARIABLE_GROUPS } from '../src/config-variables.ts';
+import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { commandOf } from '../src/commands/processes.ts';
 import { childrenOf, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
 import { repositoryDir, useServers } from './support/servers.ts';
@@ -27,13 +29,19 @@ import { requireTool } from './support/tools.ts';
 
 const run = promisify(execFile);
 
-await t.test('npm run dev', { timeout: 110_000 }, async (t) => {
+const PROMISE = 'It starts on a machine that has only Node: one command, a real Postgres, no Docker';
+
+await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
   await useServers();
   const directory = copyRepository(t);
+  // Nothing but Node on PATH: no psql, no Docker.
+  const onlyNode = join(directory, 'bin');
+  mkdirSync(onlyNode);
+  symlinkSync(process.execPath, join(onlyNode, 'node'));
   let key = '';
 
   await t.test('the first start prints a key, and its curl line works when pasted', async (t) => {
-    const dev = startDev(t, directory);
+    const dev = startDev(t, directory, { PATH: onlyNode });
     key = await dev.key();
 
     t.match(key, /^hp_dev_/);
@@ -169,6 +177,36 @@ await t.test('npm run dev', { timeout: 110_000 }, async (t) => {
   });
 });
 
+await t.test('the embedded Postgres', async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'hardpoint-embedded-'));
+  t.teardown(() => rmSync(dataDir, { recursive: true, force: true }));
+  const first = await openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line) });
+  await first.stop();
+  const cluster = join(first.dataDir, 'cluster');
+
+  await t.test('mends a lock file whose pid is another program by now, and lets that one live', async (t) => {
+    const other = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
+    t.teardown(() => other.kill());
+    writeFileSync(
+      join(cluster, 'postmaster.pid'),
+      `${other.pid}\n${cluster}\n1\n5432\n\n127.0.0.1\n\nready\n`,
+    );
+
+    const postgres = await openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line) });
+    await postgres.stop();
+
+    t.match(commandOf(other.pid ?? 0), 'setInterval');
+  });
+
+  await t.test('refuses data of another major version and names the ways out', async (t) => {
+    writeFileSync(join(cluster, 'PG_VERSION'), '17\n');
+
+    await t.rejects(openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line) }), {
+      message: /made by Postgres 17, but Postgres 18 is installed.*DATABASE_URL/,
+    });
+  });
+});
+
 function copyRepository(t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'hardpoint-dev-'));
   chmodSync(directory, 0o755);
@@ -197,7 +235,7 @@ function startDev(
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const pid = child.pid ?? 0;
-  registerProcess(pid, 'dev');
+  registerProcess(pid, 'dev', directory);
   let output = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (data: Buffer) => (output += data.toString()));

@@ -77,7 +77,8 @@ export function prepareDataDir(
 /** A temporary folder that the account, or ourselves, can reach. */
 export function findTemporary(account: Account | undefined): string {
   if (!account) return realpathSync(tmpdir());
-  const found = [tmpdir(), '/tmp', '/var/tmp'].find(
+  // The first is not emptied when the machine starts.
+  const found = ['/var/tmp', tmpdir(), '/tmp'].find(
     (folder) => existsSync(folder) && canReach(realpathSync(folder), account),
   );
   if (!found)

@@ -44,18 +44,18 @@ export async function prepareBinaries(
   const runIn = (folder: string) => (program: string, args: string[]) =>
     runProgram(join(folder, 'bin', program), args, { ...account, cwd: dataDir });
 
-  let run = runIn(native);
   linkLibraries(native);
-  if (await cannotRun(run)) {
-    run = runIn(copyBinaries(native, version, account, say));
-    const cause = await cannotRun(run);
+  let folder = native;
+  if (await cannotRun(runIn(native))) {
+    folder = findPlaceOfCopy(version, account);
+    // It may be there from an earlier start, and may have been thinned out by a cleaner of temporary files.
+    if (!existsSync(folder) || (await cannotRun(runIn(folder)))) copyBinaries(native, folder, say);
+    const cause = await cannotRun(runIn(folder));
+    const help = `Mend that, ${OWN_SERVER}.`;
     if (cause)
-      throw new Error(
-        `The embedded Postgres does not run here: ${cause.message}. Mend that, ${OWN_SERVER}.`,
-        { cause },
-      );
+      throw new Error(`The embedded Postgres does not run here: ${cause.message}. ${help}`, { cause });
   }
-  return { majorVersion: version.split('.')[0] ?? version, dataDir, account, run };
+  return { majorVersion: version.split('.')[0] ?? version, dataDir, account, run: runIn(folder) };
 }
 
 function findPackage(): { native: string; version: string } {
@@ -101,27 +101,24 @@ function linkLibraries(native: string): void {
   }
 }
 
-/** For a package that we cannot write to, or that the account cannot read. Only we can change the copy. */
-function copyBinaries(
-  native: string,
-  version: string,
-  account: Account | undefined,
-  say: (line: string) => void,
-): string {
+/** For a package that we cannot write to, or that the account cannot read. Only we can change what is there. */
+function findPlaceOfCopy(version: string, account: Account | undefined): string {
   const uid = process.getuid?.() ?? 0;
   const copy = join(findTemporary(account), `hardpoint-postgres-${version}-${uid}`);
-  const owner = lstatSync(copy, { throwIfNoEntry: false })?.uid;
-  if (owner === uid) return copy;
-  if (owner !== undefined) throw new Error(`${copy} belongs to user ${owner}. Remove it, ${OWN_SERVER}.`);
+  const owner = lstatSync(copy, { throwIfNoEntry: false })?.uid ?? uid;
+  if (owner !== uid) throw new Error(`${copy} belongs to user ${owner}. Remove it, ${OWN_SERVER}.`);
+  return copy;
+}
 
+function copyBinaries(native: string, copy: string, say: (line: string) => void): void {
   say(`Copying the Postgres programs to ${copy} (once)…`);
   // Made beside its place and moved there: a copy that was broken off is never used.
   const draft = `${copy}.${process.pid}`;
   copyFolder(native, join(draft, 'native'));
   linkLibraries(join(draft, 'native'));
+  rmSync(copy, { recursive: true, force: true });
   renameSync(join(draft, 'native'), copy);
   rmSync(draft, { recursive: true });
-  return copy;
 }
 
 /** Readable for everybody, whatever the original is. Symlinks are left out. */

@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { chownSync, existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, lchownSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { prepareBinaries, type PostgresBinaries } from './embedded-postgres-binaries.ts';
+import { endLeftover, postmasterPid, stopServer } from './embedded-postgres-process.ts';
 import { findFreePort } from './free-port.ts';
-import { commandOf, signal } from './processes.ts';
 
 export interface EmbeddedPostgres {
   /** The superuser's URL of the database `postgres`, on 127.0.0.1. */
@@ -62,16 +61,8 @@ export async function openEmbeddedPostgres(options: EmbeddedPostgresOptions): Pr
     port,
     dataDir: binaries.dataDir,
     pid,
-    stop: () => stop(binaries, cluster, pid),
+    stop: () => stopServer(binaries, cluster, pid),
   };
-}
-
-/** A server left running is stopped, a lock file without its server removed (its pid may be another program's now). */
-async function endLeftover(binaries: PostgresBinaries, cluster: string): Promise<void> {
-  const pid = postmasterPid(cluster);
-  if (pid === undefined) return;
-  if (isServer(pid, cluster)) await stop(binaries, cluster, pid);
-  rmSync(join(cluster, 'postmaster.pid'), { force: true });
 }
 
 /** Makes the cluster beside its place and moves it there, so that a killed initdb leaves nothing half made. */
@@ -123,33 +114,12 @@ async function start(binaries: PostgresBinaries, cluster: string, options: Embed
   }
 }
 
-async function stop(binaries: PostgresBinaries, cluster: string, pid: number): Promise<void> {
-  signal(pid, 'SIGCONT');
-  for (const mode of ['fast', 'immediate']) {
-    if (!isServer(pid, cluster)) return;
-    const wait = ['-w', '-s', '-t', '10'];
-    // A failure here means "not in time" or "already gone"; the process itself is what counts.
-    await binaries.run('pg_ctl', ['stop', '-D', cluster, '-m', mode, ...wait]).catch(() => undefined);
-    for (let tries = 0; tries < 50 && isServer(pid, cluster); tries += 1) await delay(10);
-  }
-  if (isServer(pid, cluster)) signal(pid, 'SIGKILL');
-}
-
-function isServer(pid: number, cluster: string): boolean {
-  const command = commandOf(pid);
-  return command.includes('postgres') && (process.platform === 'win32' || command.includes(cluster));
-}
-
-function postmasterPid(cluster: string): number | undefined {
-  const file = join(cluster, 'postmaster.pid');
-  if (!existsSync(file)) return undefined;
-  return Number.parseInt(readFileSync(file, 'utf8'), 10) || undefined;
-}
-
 function writeOwned(binaries: PostgresBinaries, name: string, text: string): void {
   const file = join(binaries.dataDir, name);
-  writeFileSync(file, text, { mode: 0o600 });
-  if (binaries.account) chownSync(file, binaries.account.uid, binaries.account.gid);
+  // As root we write into another user's folder: never through a symlink that he put there.
+  rmSync(file, { force: true });
+  writeFileSync(file, text, { mode: 0o600, flag: 'wx' });
+  if (binaries.account) lchownSync(file, binaries.account.uid, binaries.account.gid);
 }
 
 function logOf(binaries: PostgresBinaries): string {

@@ -49,7 +49,8 @@ export function runProgram(
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (data: Buffer) => (output += data.toString()));
     child.on('error', failed);
-    child.on('close', (code, ended) => {
+    // On Windows a server that was started keeps our pipes open: there, its starter's end must do.
+    child.on(detached ? 'close' : 'exit', (code, ended) => {
       if (code === 0) done(output);
       else failed(new Error(`${basename(file)} ended with ${code ?? ended}: ${output.trim()}`));
     });

@@ -48,8 +48,15 @@ export const auth = fp<AuthOptions>(
       if (verdict && 'principal' in verdict) return admit(verdict.principal);
 
       const address = normalizeIP(request.ip);
+      if (typeof token === 'string' && !verdict && keys.recognizes(token)) {
+        keys.find(token).then(judge, done);
+        return;
+      }
       const waitSeconds = attempts.blockedForSeconds(address);
-      if (waitSeconds > 0) return fail(tooManyAttempts(waitSeconds), 'limited');
+      if (waitSeconds > 0) {
+        metrics.rateLimitHits.inc({ limit: 'ip' });
+        return fail(tooManyAttempts(waitSeconds), 'limited');
+      }
       if (typeof token !== 'string') return refuse(token === undefined ? 'missing' : 'malformed');
       if (verdict) return judge(verdict);
       attempts.during(address, () => keys.find(token)).then(judge, done);

@@ -68,12 +68,19 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
 
     /**
      * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
-     * now), never past its own expiry.
+     * now), never past its own expiry. `check` throws when the actor may not hold a key of these scopes.
      */
-    async rotate(tenant: string, id: string, overlapSeconds: number, actor: Actor): Promise<IssuedApiKey> {
+    async rotate(
+      tenant: string,
+      id: string,
+      overlapSeconds: number,
+      actor: Actor,
+      check?: (scopes: string[]) => void,
+    ): Promise<IssuedApiKey> {
       const issued = await db.transaction(async (tx) => {
-        const old = await apiKeySql.find(tx, tenant, id);
+        const old = await apiKeySql.lock(tx, tenant, id);
         if (!old) throw new AppError('not_found', 'There is no such key');
+        check?.(old.scopes);
         if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
           throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
         }

@@ -49,20 +49,29 @@ export const apiKeySql = {
     return rows[0];
   },
 
-  /** Newest first; `before` is the last row of the page before this one. */
-  async list(
-    tx: Tx,
-    tenant: string,
-    limit: number,
-    before?: { createdAt: string; id: string },
-  ): Promise<ApiKey[]> {
+  /** As `find`, and nobody else changes the key before this transaction ends. */
+  async lock(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
+    const rows = await tx.query<ApiKey>({
+      name: 'api_key_lock',
+      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
+      values: [tenant, id],
+    });
+    return rows[0];
+  },
+
+  /**
+   * Newest first; `before` is the id of the last row of the page before this one. Its moment is read
+   * here, because a Date holds milliseconds only and would skip what was made in the same one.
+   */
+  async list(tx: Tx, tenant: string, limit: number, before?: string): Promise<ApiKey[]> {
     return tx.query<ApiKey>({
       name: before ? 'api_key_list_before' : 'api_key_list',
       text: `select ${COLUMNS} from api_key
-        where tenant = $1 ${before ? 'and (created_at, id) < ($3, $4)' : ''}
+        where tenant = $1
+          ${before ? 'and (created_at, id) < (select created_at, id from api_key where tenant = $1 and id = $3)' : ''}
         order by created_at desc, id desc
         limit $2`,
-      values: before ? [tenant, limit, before.createdAt, before.id] : [tenant, limit],
+      values: before ? [tenant, limit, before] : [tenant, limit],
     });
   },
 

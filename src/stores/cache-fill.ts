@@ -69,9 +69,9 @@ export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefin
     } catch (error) {
       if (lease) shared?.release(id, lease);
       const last = entry ?? kept.findLast(id);
-      if (!last || !mine() || !isOutage(error)) throw error;
+      if (!last || !isOutage(error)) throw error;
       warn({ reason: (error as Error).message }, 'an old value is served because a load failed');
-      kept.keep(id, last);
+      if (mine()) kept.keep(id, last);
       return { ...toFound(last), result: 'stale' };
     }
 

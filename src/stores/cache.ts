@@ -125,8 +125,6 @@ export function createCache(
       const id = encodeKey(key);
       forget(id);
       await shared?.purge(id);
-      // Again: a read in between may have brought the old value here before Redis dropped it.
-      forget(id);
     },
   };
 }

@@ -33,18 +33,18 @@ export type KeyRing = ReturnType<typeof createKeyRing>;
  * Knows the keys in use: a hot key costs one look-up in memory by the presented string, no I/O and
  * no digest. Bounded in size and in time; `forget` makes the next request ask Postgres again.
  */
-export function createKeyRing(db: Db, options: { keySecret: string }) {
+export function createKeyRing(db: Db, options: { keySecret: string; keyEnvironment: string }) {
   interface Known {
-    verdict: Verdict;
+    principal: Principal;
     /** Moment in ms at which the key itself ends. */
     endsAt: number;
+    /** On the clock of `performance.now()`: counted from the question, for its answer may be late. */
+    believedUntilMs: number;
   }
   const known = new LRUCache<string, Known>({
     max: KNOWN_KEYS,
-    ttl: KEY_MEMORY_MS,
-    dispose: ({ verdict }, token) => {
-      if ('principal' in verdict && tokenOf.get(verdict.principal.keyId) === token)
-        tokenOf.delete(verdict.principal.keyId);
+    dispose: ({ principal: { keyId } }, token) => {
+      if (tokenOf.get(keyId) === token) tokenOf.delete(keyId);
     },
   });
   // Apart from the good ones, so that a flood of invented keys cannot push those out.
@@ -59,17 +59,23 @@ export function createKeyRing(db: Db, options: { keySecret: string }) {
     /** What is known of this key without asking anybody. */
     peek(token: string): Verdict | undefined {
       const entry = known.get(token);
-      if (entry === undefined) return refused.get(token);
-      return entry.endsAt > Date.now() ? entry.verdict : { refused: 'expired' };
+      if (!entry || entry.believedUntilMs <= performance.now()) return refused.get(token);
+      return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
+    },
+
+    /** Whether asking is no guess of a stranger: the key was good before, or is being asked for already. */
+    recognizes(token: string): boolean {
+      return known.has(token) || asking.has(token);
     },
 
     /** Asks Postgres, once for any number of callers. Throws `unavailable` when that is away: an outage is no 401. */
     find(token: string): Promise<Verdict> {
-      let answer = asking.get(token);
-      if (!answer) {
-        answer = ask(token).finally(() => asking.delete(token));
-        asking.set(token, answer);
-      }
+      const running = asking.get(token);
+      if (running) return running;
+      const answer = ask(token).finally(() => {
+        if (asking.get(token) === answer) asking.delete(token);
+      });
+      asking.set(token, answer);
       return answer;
     },
 
@@ -78,27 +84,31 @@ export function createKeyRing(db: Db, options: { keySecret: string }) {
       asking.clear();
       const token = tokenOf.get(id);
       if (token !== undefined) known.delete(token);
+      for (const other of refused.keys()) if (other.includes(`_${id}_`)) refused.delete(other);
     },
 
     forgetAll(): void {
       generation++;
       asking.clear();
-      known.clear();
+      for (const entry of known.values()) entry.believedUntilMs = 0;
       refused.clear();
     },
   };
 
   async function ask(token: string): Promise<Verdict> {
     const askedAt = generation;
+    const believedUntilMs = performance.now() + KEY_MEMORY_MS;
     const parsed = parseToken(token);
-    if (!parsed) return { refused: 'malformed' };
+    if (parsed?.environment !== options.keyEnvironment) return { refused: 'malformed' };
     const key = await apiKeySql.findWithDigest(db, parsed.id);
     const verdict = judge();
     if (askedAt !== generation) return verdict;
     if ('refused' in verdict) {
+      known.delete(token);
       refused.set(token, verdict);
     } else {
-      known.set(token, { verdict, endsAt: key?.expiresAt?.getTime() ?? Infinity });
+      const endsAt = key?.expiresAt?.getTime() ?? Infinity;
+      known.set(token, { ...verdict, endsAt, believedUntilMs });
       tokenOf.set(parsed.id, token);
     }
     return verdict;

@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openEmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
+import { dropLeftovers } from './postgres.ts';
 import { endOrphans } from './processes.ts';
 import { findRedisProgram } from './redis-program.ts';
 import { isKeeper, listUsers, publishServers, stateDir, withdrawServers } from './servers.ts';
@@ -21,6 +22,7 @@ if (await becomeTheOnlyKeeper()) {
         say: console.log,
         settings: { max_connections: '300', autovacuum: 'off' },
       });
+  if (!process.env.TEST_DATABASE_URL) await dropLeftovers(postgres.url);
   const redis = await findRedisProgram();
   const servers = { keeperPid: process.pid, postgresUrl: postgres.url, ...(redis && { redis }) };
 

@@ -63,15 +63,10 @@ export async function apiKeys(
     },
     async (request) => {
       const { limit, cursor } = request.query;
-      const [createdAt = '', id = ''] = cursor === undefined ? [] : cursors.decode('api-keys', cursor);
-      const keys = await apiKeySql.list(
-        db,
-        callerOf(request).tenant,
-        limit,
-        cursor ? { createdAt, id } : undefined,
-      );
+      const before = cursor === undefined ? undefined : cursors.decode('api-keys', cursor)[0];
+      const keys = await apiKeySql.list(db, callerOf(request).tenant, limit, before);
       const last = keys.length === limit ? keys.at(-1) : undefined;
-      const next = last ? cursors.encode('api-keys', [last.createdAt.toISOString(), last.id]) : null;
+      const next = last ? cursors.encode('api-keys', [last.id]) : null;
       return { data: keys.map(toJson), next };
     },
   );
@@ -134,7 +129,13 @@ export async function apiKeys(
     async (request, reply) => {
       const { tenant } = callerOf(request);
       const { overlapSeconds } = request.body;
-      const { key, token } = await admin.rotate(tenant, request.params.id, overlapSeconds, actorOf(request));
+      const { key, token } = await admin.rotate(
+        tenant,
+        request.params.id,
+        overlapSeconds,
+        actorOf(request),
+        (scopes) => refuseMoreThanOwn(request, scopes),
+      );
       return reply
         .code(201)
         .header('location', `/v1/api-keys/${key.id}`)

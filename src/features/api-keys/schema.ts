@@ -13,6 +13,7 @@ const name = z
   .string()
   .min(1)
   .max(100)
+  .regex(/^\P{Cc}*$/u, 'text without control characters')
   .describe('For people')
   .meta({ examples: ['nightly export'] });
 const limitPerMinute = z

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ApiKeyAdmin } from './stores/api-key-admin.ts';
-import { parseToken } from './stores/api-key-token.ts';
+import type { ApiKeyAdmin } from './api-key-admin.ts';
+import { parseToken } from './api-key-token.ts';
 
 const RETRY_MS = 2_000;
 

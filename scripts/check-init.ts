@@ -1,0 +1,134 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  cpSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
+import { appendFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+// `npm run check:init`: that a project made from the template is whole, with and without the example. Each is made
+// from a copy of this folder as it stands, and everything that must hold here must hold there.
+
+const NAME = 'blue-heron';
+const PREFIX = 'bh';
+const repository = fileURLToPath(new URL('../', import.meta.url));
+let running: ChildProcess | undefined;
+let failures = 0;
+
+const temporary = mkdtempSync(join(tmpdir(), 'check-init-'));
+// The account that the embedded Postgres runs as must be able to enter.
+chmodSync(temporary, 0o755);
+process.once('exit', () => rmSync(temporary, { recursive: true, force: true, maxRetries: 5 }));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, () => {
+    running?.kill(signal);
+    process.exit(1);
+  });
+}
+
+await checkProject('with the example', []);
+await checkProject('without the example', ['--without-example']);
+console.log(failures === 0 ? '\nok: both projects are whole' : `\nFAILED: ${failures} steps`);
+process.exitCode = failures === 0 ? 0 : 1;
+
+async function checkProject(title: string, options: string[]): Promise<void> {
+  console.log(`\n== ${NAME} ${title}`);
+  const folder = join(temporary, title.replaceAll(' ', '-'));
+  await step('copy', () => copyRepository(folder));
+  await step('npm run init', () => npm(folder, 'run', 'init', '--', NAME, ...options));
+  await step('nothing names the template', async () => findNames(await listFiles(folder), folder));
+  if (options.length > 0) {
+    await step('nothing names the example', async () => findExample(await listFiles(folder), folder));
+  }
+  for (const script of ['typecheck', 'lint', 'format:check', 'test']) {
+    await step(`npm run ${script}`, () => npm(folder, 'run', script));
+  }
+}
+
+async function step(name: string, work: () => Promise<string>): Promise<void> {
+  const from = performance.now();
+  const seconds = () => `(${((performance.now() - from) / 1000).toFixed(1)} s)`;
+  try {
+    await work();
+    console.log(`-- ok: ${name} ${seconds()}`);
+  } catch (error) {
+    failures += 1;
+    console.log(`${(error as Error).message}\n-- FAILED: ${name} ${seconds()}`);
+  }
+}
+
+/** As a clone with one commit, which `npm run init` wants. */
+async function copyRepository(folder: string): Promise<string> {
+  for (const path of await listFiles(repository)) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    cpSync(join(repository, path), join(folder, path), { verbatimSymlinks: true });
+  }
+  symlinkSync(join(repository, 'node_modules'), join(folder, 'node_modules'));
+  mkdirSync(join(folder, '../tmp'), { recursive: true });
+  chmodSync(join(folder, '../tmp'), 0o1777);
+  const git = (...args: string[]) => run(folder, 'git', ...args);
+  await git('init', '--quiet');
+  // .gitignore means folders, and this one is a link.
+  appendFileSync(join(folder, '.git/info/exclude'), 'node_modules\n');
+  await git('add', '--all');
+  const author = ['-c', 'user.name=check', '-c', 'user.email=check@localhost', '-c', 'commit.gpgsign=false'];
+  return git(...author, 'commit', '--quiet', '--message', 'Copy');
+}
+
+async function listFiles(folder: string): Promise<string[]> {
+  const listed = await run(folder, 'git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard');
+  const paths = [...new Set(listed.split('\0'))].filter(Boolean);
+  return paths.filter((path) => lstatSync(join(folder, path), { throwIfNoEntry: false })?.isFile());
+}
+
+/** Bytes, not text, and without regard to words: pictures and archives are looked into as well. */
+async function findNames(paths: string[], folder: string): Promise<string> {
+  const old = /hard[^a-z0-9]?point|(^|[^a-z0-9])hp(_[a-z<$]|:|-|['"`])/im;
+  // npm's hashes are base64.
+  return refuse(paths, folder, (path, bytes) =>
+    old.test(path.endsWith('package-lock.json') ? bytes.replace(/"integrity": ".*"/g, '') : bytes),
+  );
+}
+
+async function findExample(paths: string[], folder: string): Promise<string> {
+  const example =
+    /features\/orders|\/orders\b|\borders_|_orders\b|\b(from|into|update|table|lock) orders\b|newOrder/i;
+  return refuse(paths, folder, (_, bytes) => example.test(bytes));
+}
+
+async function refuse(paths: string[], folder: string, isBad: (path: string, text: string) => boolean) {
+  const found = paths.flatMap((path) => {
+    const lines = `${path}\n${readFileSync(join(folder, path), 'latin1')}`.split('\n');
+    return lines.flatMap((line, number) => (isBad(path, line) ? [`${path}:${number} ${line.trim()}`] : []));
+  });
+  if (found.length > 0) throw new Error(found.join('\n'));
+  return '';
+}
+
+function npm(folder: string, ...args: string[]): Promise<string> {
+  return run(folder, process.platform === 'win32' ? 'npm.cmd' : 'npm', ...args);
+}
+
+/** Its output. @throws Error with the end of it when it fails */
+async function run(cwd: string, command: string, ...args: string[]): Promise<string> {
+  // What the project leaves in the temporary folder goes with its own.
+  const env = { ...process.env, TMPDIR: join(temporary, 'tmp') };
+  const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  running = child;
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => (output += text));
+  }
+  const [code] = await once(child, 'close');
+  if (code === 0) return output;
+  throw new Error(`${[command, ...args].join(' ')} ended with ${code}:\n${output.slice(-8000)}`);
+}

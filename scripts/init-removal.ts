@@ -1,0 +1,87 @@
+/** What a project made from the template does without. Paths are relative, with slashes. */
+export interface Removal {
+  files: Set<string>;
+  /** Names of scripts in package.json. */
+  scripts: Set<string>;
+  example: boolean;
+}
+
+/** The renaming itself is needed once, and nothing that names the template may stay. */
+const OWN_FILE = /^scripts\/(init|init-[a-z]+|check-init)\.ts$|^test\/init\.test\.ts$/;
+/** A folder or a file that is called so, wherever it lies: the feature, its test, its load test, its page. */
+const EXAMPLE_FILE = /(^|\/)orders[./]/;
+/** The first line of a file with another name that is of no use without the example; any kind of comment. */
+const EXAMPLE_COMMENT = /^(#!.*\n)?\W*(Goes with the example|Belongs to)\b.*src\/features\/orders/;
+
+/** @param files path and text of each; a binary file has no text */
+export function planRemoval(files: Map<string, string | undefined>, example: boolean): Removal {
+  const removed = new Set<string>();
+  for (const [path, text = ''] of files) {
+    const ofExample = EXAMPLE_FILE.test(path) || EXAMPLE_COMMENT.test(text);
+    if (OWN_FILE.test(path) || (example && ofExample)) removed.add(path);
+  }
+  const { scripts = {} } = readManifest(files.get('package.json'));
+  const dead = Object.entries(scripts).filter(([, command]) => {
+    return command.split(' ').some((word) => removed.has(word));
+  });
+  return { files: removed, scripts: new Set(dead.map(([name]) => name)), example };
+}
+
+/** The text of a file that stays, without what speaks of a removed one. */
+export function withoutRemoved(path: string, text: string, { scripts, example }: Removal): string {
+  let rest = stripMarked(text, 'init', true);
+  rest = stripMarked(rest, 'example', example);
+  if (path === 'src/app.ts' && example) rest = unregisterExample(rest);
+  if (path === 'package.json') rest = dropScripts(rest, scripts);
+  if (path.startsWith('.ci/')) rest = dropLines(rest, runsOf(scripts));
+  return rest;
+}
+
+/** What the rules above left behind: `path:line` of each mention of something that is gone. */
+export function findMentions(path: string, text: string, { files, scripts, example }: Removal): string[] {
+  const gone = [...files].map((file) => file.replaceAll('.', String.raw`\.`));
+  if (example) gone.push('features/orders', '/v1/orders', String.raw`\b(?:from|into|update|table) orders\b`);
+  const mention = new RegExp([...gone, runsOf(scripts).source].join('|'));
+  return text.split('\n').flatMap((line, index) => (mention.test(line) ? [`${path}:${index + 1}`] : []));
+}
+
+/** `package.json`, as far as it matters here. */
+export function readManifest(text: string | undefined): {
+  name?: string;
+  scripts?: Record<string, string>;
+  dependencies?: Record<string, string>;
+  devDependencies?: Record<string, string>;
+} {
+  return JSON.parse(text ?? '{}');
+}
+
+/** The comment lines `<topic>:start` and `<topic>:end` go in any case, what is between them when `whole`. */
+function stripMarked(text: string, topic: string, whole: boolean): string {
+  const line = (edge: string) => String.raw`^[ \t]*(?:<!--|\/\/|--|#|\/\*)[ \t]*${topic}:${edge}\b.*\n`;
+  const marked = new RegExp(`${line('start')}((?:.*\n)*?)${line('end')}(\n?)`, 'gm');
+  return text.replace(marked, (_, inner: string, blank: string) => (whole ? '' : inner + blank));
+}
+
+/** The two lines of app.ts: the import and the registration of what it imports. */
+function unregisterExample(text: string): string {
+  const importLine = /^import \{ (\w+) \} from '\.\/features\/orders\/routes\.ts';\n/m;
+  const name = importLine.exec(text)?.[1];
+  if (name === undefined) throw new Error('src/app.ts does not import src/features/orders/routes.ts');
+  return text.replace(importLine, '').replace(new RegExp(`^.*\\bregister\\(${name}\\b[^;]*;\n`, 'm'), '');
+}
+
+function dropScripts(text: string, names: Set<string>): string {
+  const manifest = readManifest(text);
+  const kept = Object.entries(manifest.scripts ?? {}).filter(([name]) => !names.has(name));
+  return `${JSON.stringify({ ...manifest, scripts: Object.fromEntries(kept) }, null, 2)}\n`;
+}
+
+function dropLines(text: string, pattern: RegExp): string {
+  const lines = text.split('\n');
+  return lines.filter((line) => !pattern.test(line)).join('\n');
+}
+
+/** `npm run` of one of these, with or without options. */
+function runsOf(scripts: Set<string>): RegExp {
+  return new RegExp(String.raw`\bnpm run (?:--?\w+ )*(?:${[...scripts, '\0'].join('|')})(?![\w:-])`);
+}

@@ -1,0 +1,170 @@
+import { execFile } from 'node:child_process';
+import { readFileSync, readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import t from 'tap';
+import { repositoryDir } from './support/servers.ts';
+
+const root = join(repositoryDir, 'src');
+const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .filter((name) => name.endsWith('.ts'))
+  .map((name) => name.replaceAll('\\', '/'))
+  .toSorted();
+const sources = new Map(files.map((file) => [file, readFileSync(join(root, file), 'utf8')]));
+
+/** The code without comments: rules are about what runs. */
+const code = new Map(
+  [...sources].map(([file, text]) => [file, text.replaceAll(/\/\*[\s\S]*?\*\/|(^|\s)\/\/.*$/gm, '')]),
+);
+
+type Layer = 'main' | 'commands' | 'app' | 'plugins' | 'features' | 'stores' | 'config' | 'base';
+
+/** Which layers each layer may import; `import type` from config counts for stores and plugins as well. */
+const MAY_IMPORT: Record<Layer, Layer[]> = {
+  main: ['app', 'plugins', 'stores', 'config', 'base'],
+  commands: ['commands', 'stores', 'config', 'base'],
+  app: ['plugins', 'features', 'stores', 'config', 'base', 'app'],
+  plugins: ['stores', 'base'],
+  features: ['features', 'stores', 'base'],
+  stores: ['stores', 'base'],
+  config: ['config', 'stores', 'base'],
+  base: ['base'],
+};
+
+/** What sits directly in src/ and is no entry: who wires, who reads the environment, who is used by all. */
+const APP = ['app.ts', 'internal-app.ts', 'services.ts'];
+
+function layerOf(file: string): Layer {
+  const [folder = ''] = file.split('/');
+  if (file === 'main.ts') return 'main';
+  if (APP.includes(file)) return 'app';
+  if (file.startsWith('config')) return 'config';
+  if (['commands', 'plugins', 'features', 'stores'].includes(folder)) return folder as Layer;
+  return 'base';
+}
+
+function importsOf(file: string): { path: string; typeOnly: boolean }[] {
+  const found = [...(code.get(file) ?? '').matchAll(/^(?:import|export) ([^;]*?from )?'(\.[^']+)'/gm)];
+  const dynamic = [...(code.get(file) ?? '').matchAll(/import\(\s*'(\.[^']+)'/g)];
+  return [
+    ...found.map(([, head = '', path = '']) => ({ path, typeOnly: head.startsWith('type ') })),
+    ...dynamic.map(([, path = '']) => ({ path, typeOnly: false })),
+  ].map(({ path, typeOnly }) => ({ path: join(dirname(file), path).replaceAll('\\', '/'), typeOnly }));
+}
+
+function offenders(rule: (file: string, text: string) => boolean): string[] {
+  return [...code].filter(([file, text]) => rule(file, text)).map(([file]) => file);
+}
+
+t.test('imports point one way', async (t) => {
+  const wrong: string[] = [];
+  for (const file of files) {
+    const from = layerOf(file);
+    for (const { path, typeOnly } of importsOf(file)) {
+      const to = layerOf(path);
+      const allowed = MAY_IMPORT[from].includes(to) || (typeOnly && to === 'config' && from !== 'features');
+      if (!allowed) wrong.push(`${file} (${from}) imports ${path} (${to})`);
+    }
+  }
+  t.same(wrong, []);
+  t.ok(files.flatMap(importsOf).length > 100, 'the imports were really read');
+});
+
+t.test('a feature imports no other feature and a plugin no other plugin', async (t) => {
+  const wrong: string[] = [];
+  for (const file of files) {
+    const [folder, name] = file.split('/');
+    for (const { path } of importsOf(file)) {
+      const [otherFolder, otherName] = path.split('/');
+      if (folder === 'features' && otherFolder === 'features' && name !== otherName)
+        wrong.push(`${file}: ${path}`);
+      if (folder === 'plugins' && otherFolder === 'plugins') wrong.push(`${file}: ${path}`);
+    }
+  }
+  t.same(wrong, []);
+});
+
+t.test('stores know nothing of Fastify', async (t) => {
+  t.same(
+    offenders((file, text) => layerOf(file) === 'stores' && /from '(@?fastify)/.test(text)),
+    [],
+  );
+});
+
+t.test('only main.ts and commands touch the process', async (t) => {
+  t.same(
+    offenders(
+      (file, text) => !['main', 'commands'].includes(layerOf(file)) && /\bprocess\.\w|\bconsole\.\w/.test(text),
+    ),
+    [],
+  );
+});
+
+t.test('no behaviour hangs on NODE_ENV', async (t) => {
+  t.same(
+    offenders((_file, text) => text.includes('NODE_ENV')),
+    [],
+  );
+});
+
+t.test('SQL stands in stores and repositories only', async (t) => {
+  const sql = /['"`]\s*(select\s|insert into\s|update \w+ set|delete from\s|with \w+ as \()/i;
+  t.same(
+    offenders((file, text) => !/^stores\/|^features\/[^/]+\/repository\.ts$/.test(file) && sql.test(text)),
+    [],
+  );
+  t.match(code.get('stores/api-keys.ts'), sql, 'the pattern finds what it looks for');
+});
+
+t.test('failure status codes stand in plugins only', async (t) => {
+  const status = /\.(code|status)\(\s*[45]\d\d|status(Code)?\s*[:=]\s*[45]\d\d\b/;
+  t.same(
+    offenders((file, text) => layerOf(file) !== 'plugins' && status.test(text)),
+    [],
+  );
+});
+
+t.test('no autoload, no container: app.ts names every feature and every plugin', async (t) => {
+  const named = new Set(importsOf('app.ts').map(({ path }) => path));
+  const parts = files.filter((file) => /^plugins\/|^features\/[^/]+\/routes\.ts$/.test(file));
+  const byOthers = new Set(
+    parts.filter((file) =>
+      files.some((other) => other !== 'app.ts' && importsOf(other).some(({ path }) => path === file)),
+    ),
+  );
+  t.same(
+    parts.filter((file) => !named.has(file) && !byOthers.has(file)),
+    [],
+  );
+  const decorated = offenders(
+    (file, text) => !file.startsWith('commands/') && /\.decorate(Reply)?\(/.test(text),
+  );
+  t.same(decorated, [], 'only the request is decorated');
+});
+
+t.test('importing a module does nothing', async (t) => {
+  const modules = files.filter((file) => file !== 'main.ts').map((file) => join(root, file));
+  const script = `
+    for (const file of ${JSON.stringify(modules)}) await import(file);
+    console.log(JSON.stringify(process.getActiveResourcesInfo().filter((name) => /Timeout|TCP|Server|Immediate/.test(name))));
+  `;
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--import', 'tsx', '--input-type=module', '--eval', script],
+    { cwd: repositoryDir, env: { PATH: process.env.PATH } },
+  );
+  t.same(JSON.parse(stdout), []);
+});
+
+t.test('files are short and named by a noun', async (t) => {
+  const long = [...sources].filter(([, text]) => text.split('\n').length > 230).map(([file]) => file);
+  t.same(long, []);
+  t.same(
+    files.filter((file) => /utils|helpers|common|shared\/|misc|index\.ts/.test(file)),
+    [],
+  );
+  t.same(
+    offenders((_file, text) => /^export default|^export \*/m.test(text)),
+    [],
+  );
+});
