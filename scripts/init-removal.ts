@@ -13,6 +13,9 @@ const EXAMPLE_FILE = /(^|\/)orders[./]/;
 /** The first line of a file with another name that is of no use without the example; any kind of comment. */
 const EXAMPLE_COMMENT = /^(#!.*\n)?\W*(Goes with the example|Belongs to)\b.*src\/features\/orders/;
 
+const COMMENT = String.raw`[ \t]*(?:<!--|\/\/|--|#|\/\*)[ \t]*`;
+const MARKER = new RegExp(`^${COMMENT}(?:init|example):(?:start|end)\\b`, 'm');
+
 /** @param files path and text of each; a binary file has no text */
 export function planRemoval(files: Map<string, string | undefined>, example: boolean): Removal {
   const removed = new Set<string>();
@@ -28,20 +31,22 @@ export function planRemoval(files: Map<string, string | undefined>, example: boo
 }
 
 /** The text of a file that stays, without what speaks of a removed one. */
-export function withoutRemoved(path: string, text: string, { scripts, example }: Removal): string {
-  let rest = stripMarked(text, 'init', true);
-  rest = stripMarked(rest, 'example', example);
-  if (path === 'src/app.ts' && example) rest = unregisterExample(rest);
-  if (path === 'package.json') rest = dropScripts(rest, scripts);
-  if (path.startsWith('.ci/')) rest = dropLines(rest, runsOf(scripts));
+export function withoutRemoved(path: string, text: string, removal: Removal): string {
+  const { scripts, example } = removal;
+  const rest = stripMarked(stripMarked(text, 'init', true), 'example', example);
+  if (MARKER.test(rest)) throw new Error(`${path}: a ":start" without its ":end", or the other way round.`);
+  if (path === 'src/app.ts' && example) return unregisterExample(rest);
+  if (path === 'package.json') return dropScripts(rest, scripts);
+  if (path.startsWith('.ci/')) return dropLines(rest, (line) => runsOf(scripts).test(line));
+  // No comment can stand between the rows of a table.
+  const mention = mentionsOf(removal);
+  if (path.endsWith('.md')) return dropLines(rest, (line) => line.startsWith('|') && mention.test(line));
   return rest;
 }
 
 /** What the rules above left behind: `path:line` of each mention of something that is gone. */
-export function findMentions(path: string, text: string, { files, scripts, example }: Removal): string[] {
-  const gone = [...files].map((file) => file.replaceAll('.', String.raw`\.`));
-  if (example) gone.push('features/orders', '/v1/orders', String.raw`\b(?:from|into|update|table) orders\b`);
-  const mention = new RegExp([...gone, runsOf(scripts).source].join('|'));
+export function findMentions(path: string, text: string, removal: Removal): string[] {
+  const mention = mentionsOf(removal);
   return text.split('\n').flatMap((line, index) => (mention.test(line) ? [`${path}:${index + 1}`] : []));
 }
 
@@ -55,9 +60,15 @@ export function readManifest(text: string | undefined): {
   return JSON.parse(text ?? '{}');
 }
 
+function mentionsOf({ files, scripts, example }: Removal): RegExp {
+  const gone = [...files].map((file) => file.replaceAll('.', String.raw`\.`));
+  if (example) gone.push('features/orders', '/v1/orders', String.raw`\b(?:from|into|update|table) orders\b`);
+  return new RegExp([...gone, runsOf(scripts).source].join('|'));
+}
+
 /** The comment lines `<topic>:start` and `<topic>:end` go in any case, what is between them when `whole`. */
 function stripMarked(text: string, topic: string, whole: boolean): string {
-  const line = (edge: string) => String.raw`^[ \t]*(?:<!--|\/\/|--|#|\/\*)[ \t]*${topic}:${edge}\b.*\n`;
+  const line = (edge: string) => String.raw`^${COMMENT}${topic}:${edge}\b.*\n`;
   const marked = new RegExp(`${line('start')}((?:.*\n)*?)${line('end')}(\n?)`, 'gm');
   return text.replace(marked, (_, inner: string, blank: string) => (whole ? '' : inner + blank));
 }
@@ -76,9 +87,9 @@ function dropScripts(text: string, names: Set<string>): string {
   return `${JSON.stringify({ ...manifest, scripts: Object.fromEntries(kept) }, null, 2)}\n`;
 }
 
-function dropLines(text: string, pattern: RegExp): string {
+function dropLines(text: string, isDead: (line: string) => boolean): string {
   const lines = text.split('\n');
-  return lines.filter((line) => !pattern.test(line)).join('\n');
+  return lines.filter((line) => !isDead(line)).join('\n');
 }
 
 /** `npm run` of one of these, with or without options. */

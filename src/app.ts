@@ -7,17 +7,21 @@ import type { Lifecycle } from './lifecycle.ts';
 import { createRequestLog } from './logging.ts';
 import type { Metrics } from './metrics.ts';
 import { auth } from './plugins/auth.ts';
-import { PROBLEM_TYPE, errorHandler, renderProblem, toAppError } from './plugins/error-handler.ts';
+import { PROBLEMS, PROBLEM_TYPE, errorHandler, renderProblem, toAppError } from './plugins/error-handler.ts';
 import { health } from './plugins/health.ts';
 import { idempotency } from './plugins/idempotency.ts';
 import { loadShedding } from './plugins/load-shedding.ts';
 import { collectRoutes, notFound } from './plugins/not-found.ts';
-import { observe } from './plugins/observe.ts';
+import { createRequestRecord, observe } from './plugins/observe.ts';
 import { openApi } from './plugins/openapi.ts';
 import { rateLimit } from './plugins/rate-limit.ts';
 import { requestGuard } from './plugins/request-guard.ts';
-import { securityHeaders } from './plugins/security-headers.ts';
-import { createFrameworkErrorHandler, createSocketErrorHandler } from './plugins/socket-errors.ts';
+import { SECURITY_HEADERS, securityHeaders } from './plugins/security-headers.ts';
+import {
+  catchStrays,
+  createFrameworkErrorHandler,
+  createSocketErrorHandler,
+} from './plugins/socket-errors.ts';
 import { validation } from './plugins/validation.ts';
 import { createRequestIds } from './request-id.ts';
 import type { Services } from './services.ts';
@@ -44,17 +48,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, log, metrics, lifecycle, services, version } = options;
   const { headersTimeoutMs, requestTimeoutMs } = options.receive ?? RECEIVE;
   const requestIds = createRequestIds(config.http.trustedProxies);
+  const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
   const rawAnswers = {
     render: renderProblem,
-    headers: {
-      'content-type': PROBLEM_TYPE,
-      'cache-control': 'no-store',
-      'x-content-type-options': 'nosniff',
-    },
+    headers: { ...SECURITY_HEADERS, 'content-type': PROBLEM_TYPE, 'cache-control': 'no-store' },
     newRequestId: requestIds.next,
-    log,
+    record,
     metrics,
   };
+  const refuseSocket = createSocketErrorHandler(rawAnswers);
 
   const app = fastify({
     // Node looks for late requests every 30 s by default, whatever the timeouts say.
@@ -62,6 +64,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       connectionsCheckingInterval: 1_000,
       headersTimeout: headersTimeoutMs,
       maxHeaderSize: MAX_HEADER_BYTES,
+      // request-guard asks for it, and answers with a problem.
+      requireHostHeader: false,
     },
     requestTimeout: requestTimeoutMs,
     connectionTimeout: config.http.requestTimeoutMs + requestTimeoutMs,
@@ -76,9 +80,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     // While draining every route goes on; `lifecycle` says when that ends.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },
-    clientErrorHandler: createSocketErrorHandler(rawAnswers),
+    clientErrorHandler: refuseSocket,
     frameworkErrors: createFrameworkErrorHandler(rawAnswers, toAppError),
   });
+
+  catchStrays(app.server, refuseSocket);
 
   const routes = collectRoutes(app);
   app.decorateRequest('principal', null);
@@ -86,12 +92,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   await app.register(errorHandler, { metrics });
   await app.register(validation);
-  await app.register(observe, { log, metrics, lifecycle, slowRequestMs: config.log.slowRequestMs });
+  await app.register(observe, { record, metrics, lifecycle });
   await app.register(securityHeaders, { corsOrigins: config.http.corsOrigins });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
+  if (config.http.docsEnabled) {
+    await app.register(openApi, { title: 'Hardpoint', version, problems: PROBLEMS });
+  }
   await app.register(health, { lifecycle, version, ...services.health });
-  if (config.http.docsEnabled) await app.register(openApi, { title: 'Hardpoint', version });
 
   await app.register(
     async (v1) => {
@@ -99,7 +107,9 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       await v1.register(auth, { ...services.auth, metrics });
       if (config.rateLimit.enabled) {
         const { perMinute, burst } = config.rateLimit;
-        await v1.register(rateLimit, { store: services.rateLimitStore, perMinute, burst, metrics });
+        const { anonymous } = services.auth;
+        const store = services.rateLimitStore;
+        await v1.register(rateLimit, { store, perMinute, burst, metrics, anonymous });
       }
       await v1.register(idempotency);
       await v1.register(notFound, { routes });

@@ -9,7 +9,7 @@ export const paging = {
     .pipe(z.int().min(1).max(100))
     .default(20)
     .describe('Rows of one page, 1 to 100')
-    .meta({ examples: ['20'] }),
+    .meta({ examples: [20] }),
   cursor: z.string().min(1).max(512).optional().describe('`next` of the page before'),
 };
 

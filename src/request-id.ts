@@ -2,6 +2,13 @@ import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { BlockList, isIPv6 } from 'node:net';
 
+declare module 'node:http' {
+  interface IncomingMessage {
+    /** For those who see the raw request alone. */
+    id?: string;
+  }
+}
+
 /** What an id from outside must look like to enter a log line. */
 const ACCEPTED = /^[A-Za-z0-9._-]{1,64}$/;
 
@@ -18,8 +25,9 @@ export function createRequestIds(trustedProxies: string[]) {
     next,
     of(request: IncomingMessage): string {
       const sent = request.headers['x-request-id'];
-      if (typeof sent !== 'string' || !ACCEPTED.test(sent)) return next();
-      return isTrusted(request.socket.remoteAddress ?? '') ? sent : next();
+      const accepted =
+        typeof sent === 'string' && ACCEPTED.test(sent) && isTrusted(request.socket.remoteAddress ?? '');
+      return (request.id = accepted ? sent : next());
     },
   };
 }

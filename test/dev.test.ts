@@ -22,7 +22,7 @@ import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { VARIABLE_GROUPS } from '../src/config-variables.ts';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
-import { commandOf } from '../src/commands/processes.ts';
+import { commandOf, signal } from '../src/commands/processes.ts';
 import { childrenOf, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
 import { repositoryDir, useServers } from './support/servers.ts';
 import { requireTool } from './support/tools.ts';
@@ -69,9 +69,9 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
 
       // A terminal signals the whole group, and npm passes the signal on once more.
       process.kill(-dev.pid, 'SIGINT');
-      process.kill(dev.pid, 'SIGINT');
+      signal(dev.pid, 'SIGINT');
       await delay(20);
-      process.kill(dev.pid, 'SIGINT');
+      signal(dev.pid, 'SIGINT');
 
       t.equal(await dev.exitCode, 0);
       t.strictSame(await survivors(everything), []);

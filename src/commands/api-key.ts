@@ -1,4 +1,3 @@
-import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pino } from 'pino';
 import { loadConfig, type Config } from '../config.ts';
@@ -10,6 +9,7 @@ import { createKeyEvents } from '../stores/key-events.ts';
 import { createKeyRing } from '../stores/key-ring.ts';
 import { openPostgres, type Db } from '../stores/postgres.ts';
 import { openRedis } from '../stores/redis.ts';
+import { commandEnvironment, isEntry } from './environment.ts';
 
 const USAGE = `Usage: npm run api-key -- COMMAND   (in the image: node dist/commands/api-key.js COMMAND)
 
@@ -22,15 +22,19 @@ const USAGE = `Usage: npm run api-key -- COMMAND   (in the image: node dist/comm
 
   --json prints one JSON object. Reads the same variables as the service (DATABASE_URL, API_KEY_SECRET, …).`;
 
+const COMMANDS = ['create', 'list', 'rotate', 'revoke'];
 const ACTOR = { actor: 'command:api-key', requestId: null, ip: null };
 const REDIS_WAIT_MS = 1_000;
 
 /** Runs one command line and resolves to what it prints. Throws AppError and Error with a text for a person. */
 export async function runApiKey(args: string[], env: NodeJS.ProcessEnv): Promise<string> {
   const { positionals, values } = parse(args);
-  const [command, id, ...excess] = positionals;
+  const [command, ...operands] = positionals;
   if (values.help || command === undefined) return USAGE;
-  if (excess.length > 0) throw new Error(`Too many arguments: ${excess.join(' ')}\n\n${USAGE}`);
+  const [id] = operands;
+  const excess = operands.slice(command === 'rotate' || command === 'revoke' ? 1 : 0);
+  if (COMMANDS.includes(command) && excess.length > 0)
+    throw new Error(`Too many arguments: ${excess.join(' ')}\n\n${USAGE}`);
   const needId = (): string => {
     if (id === undefined) throw new Error(`${command} needs the id of a key (see: list)`);
     return id;
@@ -78,7 +82,13 @@ function parse(args: string[]) {
     json: flag,
     help: flag,
   };
-  return parseArgs({ args, allowPositionals: true, options });
+  try {
+    return parseArgs({ args, allowPositionals: true, options });
+  } catch (error) {
+    // Node goes on with advice that concerns nobody here.
+    const [reason] = (error as Error).message.split('. ');
+    throw new Error(`${reason}\n\n${USAGE}`, { cause: error });
+  }
 }
 
 type Options = ReturnType<typeof parse>['values'];
@@ -195,9 +205,9 @@ function stateOf({ revokedAt, expiresAt, replacedBy }: ApiKey): string {
   return replacedBy ? 'rotated' : 'active';
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+if (isEntry(import.meta.url)) {
   try {
-    console.log(await runApiKey(process.argv.slice(2), process.env));
+    console.log(await runApiKey(process.argv.slice(2), commandEnvironment()));
   } catch (error) {
     const cause = error instanceof AppError ? error.cause : undefined;
     console.error(`${(error as Error).message}${cause instanceof Error ? `: ${cause.message}` : ''}`);

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { RUNNING_FILE } from './environment.ts';
 import { commandOf } from './processes.ts';
 
 /** What lets the next start go on where this one ended: the secrets, and the key that was made under them. */
@@ -15,6 +16,7 @@ export function openDevState(folder: string) {
   mkdirSync(folder, { recursive: true });
   const lockFile = join(folder, 'dev.pid');
   const secretsFile = join(folder, 'dev-key.json');
+  const runningFile = join(folder, RUNNING_FILE);
   lock(lockFile);
 
   return {
@@ -26,7 +28,12 @@ export function openDevState(folder: string) {
       writeFileSync(`${secretsFile}.new`, text, { mode: 0o600 });
       renameSync(`${secretsFile}.new`, secretsFile);
     },
+    /** For commands in other terminals; gone again with `close`. */
+    publish(settings: Record<string, string | undefined>): void {
+      writeFileSync(runningFile, JSON.stringify(settings), { mode: 0o600 });
+    },
     close(): void {
+      rmSync(runningFile, { force: true });
       rmSync(lockFile, { force: true });
     },
   };

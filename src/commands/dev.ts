@@ -1,4 +1,4 @@
-import { existsSync, realpathSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../config.ts';
@@ -8,6 +8,7 @@ import { ensureKey } from './dev-key.ts';
 import { superviseService, type Listening } from './dev-service.ts';
 import { openDevState } from './dev-state.ts';
 import { openEmbeddedPostgres } from './embedded-postgres.ts';
+import { isEntry } from './environment.ts';
 import { migrateUp } from './migrate.ts';
 
 type Say = (line: string) => void;
@@ -53,6 +54,8 @@ export async function runDev(directory: string, stopped: AbortSignal, say: Say):
       await migrateUp({ databaseUrl: config.postgres.migrationUrl, say });
       const token = await ensureKey(config, secrets.token);
       state.saveSecrets({ ...secrets, token });
+      const { DATABASE_URL, API_KEY_SECRET, API_KEY_ENVIRONMENT, REDIS_URL } = complete;
+      state.publish({ DATABASE_URL, API_KEY_SECRET, API_KEY_ENVIRONMENT, REDIS_URL });
       return superviseService({
         directory,
         env: complete,
@@ -95,8 +98,7 @@ function stopOnSignals(): AbortSignal {
   return stopping.signal;
 }
 
-const entry = process.argv[1] ?? '';
-if (existsSync(entry) && realpathSync(entry) === fileURLToPath(import.meta.url)) {
+if (isEntry(import.meta.url)) {
   const directory = fileURLToPath(new URL('../../', import.meta.url));
   const dotenv = join(directory, '.env');
   if (existsSync(dotenv)) process.loadEnvFile(dotenv);

@@ -1,5 +1,3 @@
-import { existsSync, realpathSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { Client } from 'pg';
 import type { Say } from '../stores/migration-connection.ts';
@@ -8,6 +6,7 @@ import { createMigrationFile, MIGRATIONS_FOLDER, readMigrationFiles } from '../s
 import type { MigrationFile } from '../stores/migration-files.ts';
 import type { MigrationRow } from '../stores/migrations.ts';
 import { applyPending, readMigrationRows, revertNewest } from '../stores/migrations.ts';
+import { commandEnvironment, isEntry } from './environment.ts';
 import { readMigrationUrl } from './migration-url.ts';
 
 const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
@@ -130,12 +129,9 @@ function table(rows: MigrationRow[]): string {
     .join('\n');
 }
 
-const entry = process.argv[1] ?? '';
-// Compared as real paths: through a symbolic link, or without its ending, the command would do nothing and exit 0.
-const started = [entry, `${entry}.js`].find((path) => existsSync(path));
-if (started !== undefined && realpathSync(started) === fileURLToPath(import.meta.url)) {
+if (isEntry(import.meta.url)) {
   process.exitCode = await runMigrate(process.argv.slice(2), {
-    env: process.env,
+    env: commandEnvironment(),
     out: console.log,
     err: console.error,
   });

@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin';
+import { z } from 'zod';
 import type { Lifecycle } from '../lifecycle.ts';
 
 export interface HealthOptions {
@@ -20,7 +21,37 @@ interface DatabaseState {
 const REMEMBERED_MS = 1_500;
 const OK = 200;
 const NOT_READY = 503;
-const quiet = { config: { quiet: true } };
+
+const parts = {
+  database: z.enum(['connected', 'disconnected']),
+  redis: z.enum(['connected', 'disconnected', 'none']),
+};
+
+const LIVE = probe('getLiveness', 'Whether the process runs', {
+  [OK]: z.object({ status: z.literal('ok') }),
+});
+
+const READY = probe('getReadiness', 'Whether the process takes requests', {
+  [OK]: z.object({ status: z.enum(['ok', 'degraded']), ...parts }),
+  [NOT_READY]: z.object({
+    status: z.enum(['draining', 'unavailable']),
+    database: parts.database.optional(),
+  }),
+});
+
+const Health = z
+  .object({
+    status: z.enum(['healthy', 'degraded', 'draining', 'unhealthy']),
+    ...parts,
+    version: z.string(),
+    timestamp: z.iso.datetime(),
+  })
+  .meta({ id: 'Health' });
+
+const HEALTH = probe('getHealth', 'State of the service and its parts', {
+  [OK]: Health,
+  [NOT_READY]: Health,
+});
 
 /**
  * Liveness asks nobody: a dependency that is away must not restart the fleet. Readiness asks
@@ -45,11 +76,11 @@ export const health = fp<HealthOptions>(
       return answer;
     }
 
-    app.get('/health/live', quiet, (_request, reply) =>
+    app.get('/health/live', LIVE, (_request, reply) =>
       reply.header('cache-control', 'no-store').send({ status: 'ok' }),
     );
 
-    app.get('/health/ready', quiet, async (_request, reply) => {
+    app.get('/health/ready', READY, async (_request, reply) => {
       reply.header('cache-control', 'no-store');
       if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
       const state = await database();
@@ -58,7 +89,7 @@ export const health = fp<HealthOptions>(
       return { status: redisState() === 'disconnected' ? 'degraded' : 'ok', ...state, redis: redisState() };
     });
 
-    app.get('/health', quiet, async (_request, reply) => {
+    app.get('/health', HEALTH, async (_request, reply) => {
       reply.header('cache-control', 'no-store');
       const state = await database();
       const down = state.database === 'disconnected' || lifecycle.draining;
@@ -71,3 +102,8 @@ export const health = fp<HealthOptions>(
   },
   { name: 'health' },
 );
+
+/** Asked by machines every few seconds: no key, no limit, no log line. */
+function probe(operationId: string, summary: string, response: Record<number, z.ZodType>) {
+  return { config: { quiet: true }, schema: { tags: ['health'], operationId, summary, response } };
+}

@@ -1,4 +1,4 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
 
@@ -9,11 +9,19 @@ import { AppError } from '../errors.ts';
  */
 export const notFound = fp<{ routes: RouteList }>(
   async (app: FastifyInstance, { routes }) => {
-    app.setNotFoundHandler((request) => {
-      const methods = routes.methodsOf(request.url.split('?', 1)[0] ?? '');
-      if (methods.length === 0) throw new AppError('not_found', 'There is nothing at this URL');
+    const objectionTo = ({ url }: FastifyRequest): AppError => {
+      const methods = routes.methodsOf(url.split('?', 1)[0] ?? '');
+      if (methods.length === 0) return new AppError('not_found', 'There is nothing at this URL');
       const allow = methods.join(', ');
-      throw new AppError('method_not_allowed', `This URL answers ${allow}`, { headers: { allow } });
+      return new AppError('method_not_allowed', `This URL answers ${allow}`, { headers: { allow } });
+    };
+    app.setNotFoundHandler((request) => {
+      throw objectionTo(request);
+    });
+    if (app.prefix !== '') return;
+    // After the hooks of the scope and before the body, which is not worth reading. Scopes inherit it.
+    app.addHook('preParsing', (request, _reply, payload, done) => {
+      done(request.is404 ? objectionTo(request) : null, payload);
     });
   },
   { name: 'not-found' },
@@ -28,13 +36,17 @@ export interface RouteList {
 export function collectRoutes(app: FastifyInstance): RouteList {
   const patterns = new Map<string, { regex: RegExp; methods: Set<string> }>();
   app.addHook('onRoute', (route) => {
+    // The one route of CORS for every preflight is no resource.
+    if (route.url === '*') return;
     const known = patterns.get(route.url) ?? { regex: toRegex(route.url), methods: new Set<string>() };
     for (const method of [route.method].flat()) known.methods.add(method);
     patterns.set(route.url, known);
   });
   return {
-    methodsOf(path) {
+    methodsOf(target) {
       const methods = new Set<string>();
+      // A proxy may send the whole URL (RFC 9112, 3.2.2), which the router understands.
+      const path = target.replace(/^https?:\/\/[^/]*/i, '');
       for (const { regex, methods: found } of patterns.values()) {
         if (regex.test(path)) for (const method of found) methods.add(method);
       }

@@ -1,8 +1,9 @@
-import rateLimitPlugin, { type FastifyRateLimitStoreCtor } from '@fastify/rate-limit';
+import rateLimitPlugin, { normalizeIP, type FastifyRateLimitStoreCtor } from '@fastify/rate-limit';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
+import type { Principal } from '../stores/key-ring.ts';
 
 export interface RateLimitOptions {
   store: FastifyRateLimitStoreCtor;
@@ -10,6 +11,8 @@ export interface RateLimitOptions {
   /** Largest number of requests in one second; 0 for no such bound. */
   burst: number;
   metrics: Metrics;
+  /** Who a request without a key is, and is limited by its address; undefined when every request needs one. */
+  anonymous: Principal | undefined;
 }
 
 const WINDOW_SECONDS = 60;
@@ -20,9 +23,10 @@ const WINDOW_SECONDS = 60;
  * all of them name the same moment.
  */
 export const rateLimit = fp<RateLimitOptions>(
-  async (app, { store, perMinute, burst, metrics }) => {
+  async (app, { store, perMinute, burst, metrics, anonymous }) => {
     await app.register(rateLimitPlugin, { global: false, store });
-    const keyGenerator = ({ principal, ip }: FastifyRequest) => principal?.keyId ?? ip;
+    const keyGenerator = ({ principal, ip }: FastifyRequest) =>
+      principal && principal !== anonymous ? principal.keyId : normalizeIP(ip);
     const limitOf = ({ principal }: FastifyRequest) => principal?.limitPerMinute ?? perMinute;
     const checkMinute = app.createRateLimit({
       max: limitOf,

@@ -1,7 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { STATUS_CODES } from 'node:http';
-import type { Socket } from 'node:net';
-import type { Logger } from 'pino';
+import { STATUS_CODES, type Server, type ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
 
@@ -10,7 +9,14 @@ export interface RawAnswerOptions {
   render: (error: AppError, requestId: string) => { status: number; body: string };
   headers: Record<string, string>;
   newRequestId: () => string;
-  log: Logger;
+  record: (request: {
+    requestId: string;
+    method: string;
+    route: string;
+    status: number;
+    durationMs: number;
+    quiet: boolean;
+  }) => void;
   metrics: Metrics;
 }
 
@@ -18,26 +24,44 @@ interface SocketError extends Error {
   code?: string;
 }
 
-/** Answers what Node's HTTP parser refuses, where no request object exists: 400, 408 and 431 as problems. */
+type HttpSocket = Duplex & { _httpMessage?: ServerResponse | null };
+
+/**
+ * Answers what Node's HTTP parser refuses, where often no request object exists: 400, 408 and 431 as
+ * problems. A request that was received in whole before the faulty bytes gets its own answer first.
+ */
 export function createSocketErrorHandler(options: RawAnswerOptions) {
-  return (thrown: SocketError, socket: Socket): void => {
-    if (thrown.code === 'ECONNRESET' || !socket.writable) {
-      socket.destroy();
-      return;
+  // The parser repeats its complaint for every further chunk.
+  const refused = new WeakSet<Duplex>();
+
+  return (thrown: SocketError, socket: HttpSocket): void => {
+    if (!refused.has(socket)) answer();
+    refused.add(socket);
+
+    function answer(): void {
+      // Node's own handler looks at the answer in progress in the same way.
+      const current = socket._httpMessage;
+      if (thrown.code === 'ECONNRESET' || !socket.writable) socket.destroy();
+      else if (!current) refuse();
+      else if (current.req.complete) current.once('close', answer);
+      else if (current.headersSent) socket.destroy();
+      else refuseInBody(current);
     }
-    const error = fromParser(thrown);
-    const requestId = options.newRequestId();
-    const { status, body } = options.render(error, requestId);
-    record(options, requestId, error, status, 'OTHER');
-    const headers = {
-      ...options.headers,
-      'x-request-id': requestId,
-      'content-length': String(Buffer.byteLength(body)),
-    };
-    const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
-    socket.end(
-      `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head.join('')}connection: close\r\n\r\n${body}`,
-    );
+
+    function refuse(): void {
+      const requestId = options.newRequestId();
+      const { status, headers, body } = problem(options, fromParser(thrown), requestId);
+      record(options, requestId, 'OTHER', status);
+      const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+      socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`);
+    }
+
+    /** The request is known and being observed: it is answered under its own id and logged there. */
+    function refuseInBody(response: ServerResponse): void {
+      const requestId = response.req.id ?? options.newRequestId();
+      const { status, headers, body } = problem(options, fromParser(thrown), requestId);
+      response.writeHead(status, headers).end(body);
+    }
   };
 }
 
@@ -47,30 +71,43 @@ export function createFrameworkErrorHandler(
   toAppError: (thrown: never) => AppError,
 ) {
   return (thrown: unknown, request: FastifyRequest, reply: FastifyReply): void => {
-    const error = toAppError(thrown as never);
-    const { status, body } = options.render(error, request.id);
-    record(options, request.id, error, status, request.method);
-    reply.raw.writeHead(status, { ...options.headers, 'x-request-id': request.id });
-    reply.raw.end(request.method === 'HEAD' ? undefined : body);
+    const { status, headers, body } = problem(options, toAppError(thrown as never), request.id);
+    record(options, request.id, request.method, status);
+    reply.raw.writeHead(status, headers).end(request.method === 'HEAD' ? undefined : body);
   };
 }
 
-function record(
-  { log, metrics }: RawAnswerOptions,
-  requestId: string,
-  error: AppError,
-  status: number,
-  method: string,
-) {
+/**
+ * Node cuts the connection of a CONNECT when nobody listens, and answers an `Expect` that it does not
+ * know with an empty 417. The first is refused like any other bad request; the second may be ignored
+ * (RFC 9110, 10.1.1), so the request goes its usual way.
+ */
+export function catchStrays(server: Server, refuse: (error: AppError, socket: Duplex) => void): void {
+  server.on('connect', (_request, socket) => {
+    refuse(new AppError('bad_request', 'CONNECT is for proxies'), socket);
+  });
+  server.on('checkExpectation', (request, response) => {
+    server.emit('request', request, response);
+  });
+}
+
+function problem({ render, headers, metrics }: RawAnswerOptions, error: AppError, requestId: string) {
   metrics.errors.inc({ code: error.code });
-  metrics.requests.inc({ method, route: 'unmatched', status });
-  log.info(
-    { request_id: requestId, method, endpoint: 'unmatched', status, code: error.code, duration_ms: 0 },
-    'request completed',
-  );
+  const { status, body } = render(error, requestId);
+  const length = String(Buffer.byteLength(body));
+  return {
+    status,
+    headers: { ...headers, 'x-request-id': requestId, 'content-length': length, connection: 'close' },
+    body,
+  };
+}
+
+function record(options: RawAnswerOptions, requestId: string, method: string, status: number): void {
+  options.record({ requestId, method, route: 'unmatched', status, durationMs: 0, quiet: false });
 }
 
 function fromParser(thrown: SocketError): AppError {
+  if (thrown instanceof AppError) return thrown;
   switch (thrown.code) {
     case 'HPE_HEADER_OVERFLOW':
       return new AppError('headers_too_large', 'The request line and headers are larger than 16 KiB');

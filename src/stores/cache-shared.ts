@@ -122,8 +122,8 @@ export function createSharedCache(
 
     /** Stores only while the lease is held, that is: not when the key was purged since. Does not wait. */
     fill(id: string, lease: string, text: string, lifeMs: number): void {
-      if (!owed.has(id))
-        void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, text, lifeMs));
+      if (owed.has(id)) return;
+      void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, text, lifeMs));
     },
 
     /** `tooBig`: for some seconds nobody else need wait for this value either. */

@@ -40,7 +40,7 @@ export interface Cache {
     options?: CacheReadOptions<T>,
   ): Promise<Cached<T>>;
   /**
-   * Commit, then invalidate. Whoever asks this process after it resolved never gets a value whose load
+   * Commit, then invalidate; after a create too, its absence may be remembered. Whoever asks this process after it resolved never gets a value whose load
    * began before; other processes follow in milliseconds, and in a second when the news is lost. Never
    * rejects: what Redis could not be told is told when it is back.
    */

@@ -17,6 +17,8 @@ export interface StoredAnswer {
 }
 
 const PURGE_INTERVAL_MS = 10 * 60_000;
+/** A statement that removed a day's records at once would hold its locks, and bloat, for long. */
+const PURGE_ROWS = 1_000;
 
 export type Idempotency = ReturnType<typeof startIdempotency>;
 
@@ -31,16 +33,29 @@ export function startIdempotency(db: Db, options: { ttlSeconds: number; log: Log
 
   async function purge(): Promise<void> {
     try {
-      await db.query({
-        name: 'idempotency_purge',
-        text: 'delete from idempotency_record where expires_at < now()',
-      });
+      for (let removed = PURGE_ROWS; removed === PURGE_ROWS;) {
+        const rows = await db.query({
+          name: 'idempotency_purge',
+          text: `delete from idempotency_record
+            where (tenant, key) in (
+              select tenant, key from idempotency_record
+              where expires_at < now()
+              order by expires_at
+              limit $1
+              for update skip locked
+            )
+            returning key`,
+          values: [PURGE_ROWS],
+        });
+        removed = rows.length;
+      }
     } catch (error) {
       options.log.warn({ error }, 'expired idempotency records could not be removed');
     }
   }
 
   return {
+    /** Removes what expired, also done by itself every ten minutes. */
     purge,
     async close(): Promise<void> {
       clearInterval(timer);

@@ -20,6 +20,8 @@ type Callback = (error: Error | null, result?: Count) => void;
 
 const REMEMBERED_KEYS = 50_000;
 const LOG_INTERVAL_MS = 10_000;
+/** After a failure Redis is left alone for so long: a frozen one costs few requests their patience, not each. */
+const PAUSE_MS = 500;
 
 /**
  * The store behind @fastify/rate-limit, as the class that the plugin asks for: counts in Redis for
@@ -28,11 +30,12 @@ const LOG_INTERVAL_MS = 10_000;
  */
 export function createRateLimitStore(options: RateLimitStoreOptions) {
   const windows = new LRUCache<string, { current: number; resetAt: number }>({ max: REMEMBERED_KEYS });
-  let loggedAt = 0;
+  let loggedAt = -Infinity;
+  let pausedUntil = -Infinity;
   options.metrics.rateLimitLocal.set(options.count ? 0 : 1);
 
   function countHere(key: string, windowMs: number): Count {
-    const now = Date.now();
+    const now = performance.now();
     const known = windows.get(key);
     const entry = known && known.resetAt > now ? known : { current: 0, resetAt: now + windowMs };
     if (entry !== known) windows.set(key, entry);
@@ -47,30 +50,35 @@ export function createRateLimitStore(options: RateLimitStoreOptions) {
     return { current: current + Math.max(0, max - own), ttl };
   }
 
-  function fallBack(error: unknown): void {
-    options.metrics.rateLimitFallback.inc();
+  function tell(error: Error): void {
     options.metrics.rateLimitLocal.set(1);
-    if (Date.now() - loggedAt < LOG_INTERVAL_MS) return;
-    loggedAt = Date.now();
-    options.log.warn({ error }, 'Redis is away: limits are kept per process');
+    if (performance.now() - loggedAt < LOG_INTERVAL_MS) return;
+    loggedAt = performance.now();
+    options.log.warn({ reason: error.message }, 'Redis is away: limits are kept per process');
   }
 
   return class RateLimitStore {
     incr(key: string, callback: Callback, windowMs: number, max: number): void {
-      if (!options.count) {
-        callback(null, share(key, windowMs, max));
-        return;
-      }
-      options.count(`${key}:${windowMs}`, windowMs).then(
+      const id = `${key}:${windowMs}`;
+      if (!options.count) return callback(null, share(id, windowMs, max));
+      if (performance.now() < pausedUntil) return fallBack();
+
+      options.count(id, windowMs).then(
         (result) => {
           options.metrics.rateLimitLocal.set(0);
           callback(null, result);
         },
-        (error: unknown) => {
-          fallBack(error);
-          callback(null, share(key, windowMs, max));
+        (error: Error) => {
+          pausedUntil = performance.now() + PAUSE_MS;
+          tell(error);
+          fallBack();
         },
       );
+
+      function fallBack(): void {
+        options.metrics.rateLimitFallback.inc();
+        callback(null, share(id, windowMs, max));
+      }
     }
 
     child(): RateLimitStore {

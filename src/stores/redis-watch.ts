@@ -6,8 +6,8 @@ import { explainFailure, findServerProblems } from './redis-problems.ts';
 const REPEAT_AFTER_MS = 60_000;
 
 /**
- * Keeps `redis_up` true to the state and tells each change of state, each new reason and then once a
- * minute that it lasts. An outage of an hour is about sixty lines, not one for every attempt.
+ * Keeps `redis_up` true to the state and tells each change of state, each new reason that a person can
+ * mend, and once a minute that it lasts: an outage is a line a minute, not one for every attempt.
  */
 export function watchConnection(
   client: Redis,

@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -606,7 +606,7 @@ t.test('on a pair of servers', async (t) => {
         await write('busy', 'x');
         t.equal(await notes('busy'), round);
       }
-      await execute(standby.url, `alter system set recovery_min_apply_delay = '1500ms'`);
+      await execute(standby.url, `alter system set recovery_min_apply_delay = '1s'`);
       await execute(standby.url, 'select pg_reload_conf()');
       t.teardown(async () => {
         await execute(standby.url, 'alter system reset recovery_min_apply_delay');
@@ -825,23 +825,23 @@ t.test('behind PgBouncer in transaction mode', async (t) => {
 /** Resolves for all callers when `parties` have called; later calls resolve at once. */
 function rendezvous(parties: number): () => Promise<void> {
   let missing = parties;
-  let open: () => void;
+  let release: () => void;
   const opened = new Promise<void>((resolve) => {
-    open = resolve;
+    release = resolve;
   });
   return () => {
     missing -= 1;
-    if (missing === 0) open();
+    if (missing === 0) release();
     return opened;
   };
 }
 
 /** A primary and its hot standby, copied cold: the embedded Postgres has no pg_basebackup. */
 async function startPair(t: Test) {
-  const folders = ['primary', 'standby', 'relic'].map((name) =>
-    mkdtempSync(join(tmpdir(), `hardpoint-${name}-`)),
-  );
-  const [primaryDir = '', standbyDir = '', relicDir = ''] = folders;
+  const folders = ['primary', 'standby'].map((name) => mkdtempSync(join(tmpdir(), `hardpoint-${name}-`)));
+  const [primaryDir = '', standbyDir = ''] = folders;
+  const relicDir = join(standbyDir, 'relic');
+  mkdirSync(relicDir);
   for (const folder of folders) chmodSync(folder, 0o755);
   t.teardown(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
 

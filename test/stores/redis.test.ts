@@ -330,6 +330,9 @@ t.test('a subscription that Redis refuses is told once and tried again', async (
   const subscription = redis.subscribe('news', { onMessage() {}, onGap() {} });
 
   await until(() => lines.some(({ message }) => message?.includes('refuses a subscription')));
+  const isRefusedAgain = async () =>
+    JSON.stringify(await admin.redis.client.call('ACL', 'LOG')).includes('"count",2');
+  await until(isRefusedAgain);
   t.notOk(subscription.live());
   await admin.redis.client.call('ACL', 'SETUSER', 'app', '&news');
   await until(() => subscription.live());

@@ -1,55 +1,80 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openEmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
+import { commandOf } from '../../src/commands/processes.ts';
 import { dropLeftovers } from './postgres.ts';
 import { endOrphans } from './processes.ts';
 import { findRedisProgram } from './redis-program.ts';
-import { isKeeper, listUsers, publishServers, stateDir, withdrawServers } from './servers.ts';
+import { removeContainers } from './redis-container.ts';
+import {
+  keeperLock,
+  publishServers,
+  stateDir,
+  usersDir,
+  withdrawServers,
+  type TestServers,
+} from './servers.ts';
 
 // Owns what the test files share, and ends it, and whatever a crashed test file left behind, when the last user
 // is gone. A process of its own, because a test run that is killed cannot clean up after itself.
 
-const lockFile = join(stateDir, 'test-keeper.pid');
-
 mkdirSync(stateDir, { recursive: true });
 if (await becomeTheOnlyKeeper()) {
   endOrphans();
-  const postgres = process.env.TEST_DATABASE_URL
-    ? { url: process.env.TEST_DATABASE_URL, stop: async () => {} }
-    : await openEmbeddedPostgres({
-        dataDir: join(stateDir, 'test-postgres'),
-        say: console.log,
-        settings: { max_connections: '300', autovacuum: 'off' },
-      });
-  if (!process.env.TEST_DATABASE_URL) await dropLeftovers(postgres.url);
+  const postgres = await openPostgres();
   const redis = await findRedisProgram();
-  const servers = { keeperPid: process.pid, postgresUrl: postgres.url, ...(redis && { redis }) };
-
-  do publishServers(servers);
-  while (await isNeeded());
+  await serve({ keeperPid: process.pid, postgresUrl: postgres.url, ...(redis && { redis }) });
+  if (redis && 'image' in redis) removeContainers();
   await postgres.stop();
-  rmSync(lockFile, { force: true });
+  rmSync(keeperLock, { force: true });
 }
 
-/** Looks twice: a run that begins now either sees the servers withdrawn, or is seen here. */
-async function isNeeded(): Promise<boolean> {
-  while (listUsers().length + endOrphans() > 0) await delay(100);
-  withdrawServers();
-  return listUsers().length > 0;
-}
-
-/** False when somebody else's servers are up, or nobody wants any more; waits for one that is about to end. */
+/** False when nobody wants servers any more; waits for another keeper that serves, or is about to end. */
 async function becomeTheOnlyKeeper(): Promise<boolean> {
-  while (listUsers().length > 0) {
+  while (hasUsers()) {
     try {
-      writeFileSync(lockFile, String(process.pid), { flag: 'wx' });
+      writeFileSync(keeperLock, String(process.pid), { flag: 'wx' });
       return true;
     } catch {
-      const pid = Number(readFileSync(lockFile, 'utf8'));
-      if (!isKeeper(pid)) rmSync(lockFile, { force: true });
+      const pid = Number(readFileSync(keeperLock, 'utf8'));
+      if (!commandOf(pid).includes('keeper.ts')) rmSync(keeperLock, { force: true });
       else await delay(50);
     }
   }
   return false;
+}
+
+async function openPostgres(): Promise<{ url: string; stop(): Promise<void> }> {
+  const given = process.env.TEST_DATABASE_URL;
+  if (given) return { url: given, stop: () => Promise.resolve() };
+  const postgres = await openEmbeddedPostgres({
+    dataDir: join(stateDir, 'test-postgres'),
+    say: console.log,
+    settings: { max_connections: '300', autovacuum: 'off' },
+  });
+  await dropLeftovers(postgres.url);
+  return postgres;
+}
+
+/** Until the last user, and the last process of a test file, is gone. */
+async function serve(servers: TestServers): Promise<void> {
+  do {
+    do {
+      publishServers(servers);
+      await delay(100);
+    } while (hasUsers() || endOrphans() > 0);
+    withdrawServers();
+    // A run that begins in this moment either finds no servers or is found here.
+  } while (hasUsers());
+}
+
+/** Living ones; a run that was killed does not count. */
+function hasUsers(): boolean {
+  const living = readdirSync(usersDir).filter((pid) => {
+    if (commandOf(Number(pid)) !== '') return true;
+    rmSync(join(usersDir, pid), { force: true });
+    return false;
+  });
+  return living.length > 0;
 }

@@ -46,29 +46,26 @@ async function downloadDebianPackages(folder: string): Promise<void> {
   const apt = ['-o', 'Acquire::http::Timeout=15', '-o', 'Acquire::Retries=0', '-o', 'Debug::NoLocking=1'];
   const options = { cwd: packages, timeout: 120_000 };
   // A slim image comes without package lists; they are had without touching the system's.
-  if (!(await run('apt-cache', ['show', 'redis-server'], options).then(Boolean, () => false))) {
+  if (
+    !(await run('apt-get', ['download', '--print-uris', 'redis-server'], options).then(Boolean, () => false))
+  ) {
     const lists = join(folder, 'lists');
     mkdirSync(join(lists, 'partial'), { recursive: true });
     apt.push('-o', `Dir::State::lists=${lists}`, '-o', `Dir::Cache=${join(folder, 'cache')}`);
     mkdirSync(join(folder, 'cache/archives/partial'), { recursive: true });
     await run('apt-get', [...apt, 'update'], options);
   }
-  const kinds = ['recommends', 'suggests', 'conflicts', 'breaks', 'replaces', 'enhances'].map(
-    (kind) => `--no-${kind}`,
-  );
-  const listed = await run(
-    'apt-cache',
-    [...apt, 'depends', '--recurse', ...kinds, 'redis-server', 'redis-tools'],
+  // What installing would bring along here, without doing it.
+  const plan = await run(
+    'apt-get',
+    [...apt, '-s', '--no-install-recommends', 'install', 'redis-server'],
     options,
   );
-  const names = listed.stdout.split('\n').filter((name) => /^(redis|lib|lua)/.test(name));
-  const installed = await run('dpkg-query', ['-W', '-f', '${db:Status-Status} ${Package}\n']);
-  const missing = names.filter(
-    (name) => name.startsWith('redis') || !installed.stdout.includes(`installed ${name}\n`),
-  );
-  await run('apt-get', [...apt, 'download', ...missing], options);
+  const names = [...plan.stdout.matchAll(/^Inst (\S+)/gm)].map(([, name = '']) => name);
+  await run('apt-get', [...apt, 'download', ...new Set(['redis-server', 'redis-tools', ...names])], options);
   for (const name of readdirSync(packages)) await run('dpkg', ['-x', join(packages, name), folder]);
-  rmSync(packages, { recursive: true });
+  for (const name of ['packages', 'lists', 'cache'])
+    rmSync(join(folder, name), { recursive: true, force: true });
 }
 
 const IMAGE = 'redis:8';

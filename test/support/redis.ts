@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { basename } from 'node:path';
@@ -7,8 +7,9 @@ import { Redis } from 'ioredis';
 import type { Test } from 'tap';
 import { findFreePort } from '../../src/commands/free-port.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
+import { containerOf } from './redis-container.ts';
 import type { RedisProgram } from './redis-program.ts';
-import { repositoryDir, useServers } from './servers.ts';
+import { useServers } from './servers.ts';
 import { skipLoudly } from './tools.ts';
 
 export interface RedisServer {
@@ -97,29 +98,6 @@ function processOf(program: { file: string; libraryPath?: string }, args: string
     freeze: () => void child?.kill('SIGSTOP'),
     thaw: () => void child?.kill('SIGCONT'),
   };
-}
-
-function containerOf(image: string, args: string[], port: number) {
-  const name = `hardpoint-test-${process.pid}-${port}`;
-  return {
-    start() {
-      const options = ['-d', '--rm', '--name', name, '--label', `hardpoint-test=${repositoryDir}`];
-      docker('run', ...options, '-p', `127.0.0.1:${port}:6379`, image, 'redis-server', '--save', '', ...args);
-    },
-    async stop() {
-      try {
-        docker('rm', '-f', name);
-      } catch {
-        // Stopped before.
-      }
-    },
-    freeze: () => docker('pause', name),
-    thaw: () => docker('unpause', name),
-  };
-}
-
-function docker(...words: string[]): void {
-  execFileSync('docker', words, { stdio: 'ignore' });
 }
 
 /** One of the numbered databases, emptied; the mark in database 0 keeps other test files off it. */

@@ -8,15 +8,17 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { commandOf } from '../../src/commands/processes.ts';
 import type { RedisProgram } from './redis-program.ts';
 
-/** What keeper.ts, the one process that owns the shared servers, writes down when they are up. */
+// Nothing of src is imported here: tap would count what its `before` program loads as covered, and fail for it.
+
+/** What keeper.ts, the one process that owns the shared servers, writes down while they are up. */
 export interface TestServers {
   keeperPid: number;
   /** A superuser's URL. */
@@ -26,10 +28,15 @@ export interface TestServers {
 
 export const repositoryDir = fileURLToPath(new URL('../../', import.meta.url));
 export const stateDir = join(repositoryDir, '.hardpoint');
+/** A file for each user, named by the pid. */
+export const usersDir = join(stateDir, 'test-users');
+/** Holds the keeper's pid, until everything of it has ended. */
+export const keeperLock = join(stateDir, 'test-keeper.pid');
 
 const serversFile = join(stateDir, 'test-servers.json');
-const usersDir = join(stateDir, 'test-users');
-const keeperFile = fileURLToPath(new URL('keeper.ts', import.meta.url));
+/** The keeper writes ten times a second. */
+const STALE_MS = 10_000;
+const RELEASE_MS = 30_000;
 
 /**
  * The shared servers, started when they are not up. They live as long as one of their users does: a test run,
@@ -43,7 +50,7 @@ export async function holdServers(userPid: number): Promise<TestServers> {
 
   const logFile = join(stateDir, `test-keeper-${userPid}.log`);
   const log = openSync(logFile, 'w');
-  const args = ['--import', 'tsx', keeperFile];
+  const args = ['--import', 'tsx', fileURLToPath(new URL('keeper.ts', import.meta.url))];
   const keeper = spawn(process.execPath, args, {
     cwd: repositoryDir,
     detached: true,
@@ -51,17 +58,17 @@ export async function holdServers(userPid: number): Promise<TestServers> {
   });
   closeSync(log);
   keeper.unref();
-  for (;;) {
-    const started = findServers();
-    const output = readFileSync(logFile, 'utf8');
-    if (started) {
-      rmSync(logFile, { force: true });
-      return started;
+  try {
+    for (;;) {
+      const started = findServers();
+      if (started) return started;
+      if (keeper.exitCode !== null || keeper.signalCode !== null) {
+        throw new Error(`The test servers did not start:\n${readFileSync(logFile, 'utf8')}`);
+      }
+      await delay(20);
     }
-    if (keeper.exitCode !== null || keeper.signalCode !== null) {
-      throw new Error(`The test servers did not start:\n${output}`);
-    }
-    await delay(20);
+  } finally {
+    rmSync(logFile, { force: true });
   }
 }
 
@@ -75,16 +82,12 @@ let held: Promise<TestServers> | undefined;
 
 /** Resolves when the servers have ended, at once when somebody else still uses them. */
 export async function releaseServers(userPid: number): Promise<void> {
-  const keeperPid = readServers()?.keeperPid;
   rmSync(join(usersDir, String(userPid)), { force: true });
-  while (listUsers().length === 0 && isKeeper(keeperPid)) await delay(20);
+  const end = Date.now() + RELEASE_MS;
+  while (existsSync(keeperLock) && readdirSync(usersDir).length === 0 && Date.now() < end) await delay(20);
 }
 
-export function findServers(): TestServers | undefined {
-  const servers = readServers();
-  return servers && isKeeper(servers.keeperPid) ? servers : undefined;
-}
-
+/** Once in a while, so that the file of a keeper that was killed is told by its age. */
 export function publishServers(servers: TestServers): void {
   writeFileSync(`${serversFile}.new`, JSON.stringify(servers));
   renameSync(`${serversFile}.new`, serversFile);
@@ -94,24 +97,11 @@ export function withdrawServers(): void {
   rmSync(serversFile, { force: true });
 }
 
-/** The living ones; a run that was killed does not count. */
-export function listUsers(): string[] {
-  if (!existsSync(usersDir)) return [];
-  return readdirSync(usersDir).filter((pid) => {
-    const living = commandOf(Number(pid)) !== '';
-    if (!living) rmSync(join(usersDir, pid), { force: true });
-    return living;
-  });
-}
-
-export function isKeeper(pid: number | undefined): boolean {
-  return pid !== undefined && commandOf(pid).includes('keeper.ts');
-}
-
-function readServers(): TestServers | undefined {
+function findServers(): TestServers | undefined {
   try {
     const servers: TestServers = JSON.parse(readFileSync(serversFile, 'utf8'));
-    return servers;
+    process.kill(servers.keeperPid, 0);
+    return Date.now() - statSync(serversFile).mtimeMs < STALE_MS ? servers : undefined;
   } catch {
     return undefined;
   }

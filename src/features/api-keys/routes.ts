@@ -32,9 +32,11 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'createApiKey',
         summary: 'Create a key',
         body: schema.NewApiKey,
         response: { 201: schema.IssuedApiKey },
+        answerHeaders: ['Location'],
       },
     },
     async (request, reply) => {
@@ -56,6 +58,7 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'listApiKeys',
         summary: 'List keys, newest first',
         querystring: schema.PageQuery,
         response: { 200: schema.ApiKeyPage },
@@ -77,6 +80,7 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'getApiKey',
         summary: 'Read a key',
         params: schema.ApiKeyId,
         response: { 200: schema.ApiKey },
@@ -95,6 +99,7 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'changeApiKey',
         summary: 'Change name, scopes, limit or expiry of a key',
         params: schema.ApiKeyId,
         body: schema.ApiKeyChange,
@@ -120,10 +125,13 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'rotateApiKey',
         summary: 'Replace a key by a new one with the same rights',
         params: schema.ApiKeyId,
         body: schema.RotateApiKey,
         response: { 201: schema.IssuedApiKey },
+        answerHeaders: ['Location'],
+        failures: ['conflict'],
       },
     },
     async (request, reply) => {
@@ -149,6 +157,7 @@ export async function apiKeys(
       config: ADMIN,
       schema: {
         tags: TAGS,
+        operationId: 'revokeApiKey',
         summary: 'Revoke a key, for ever and on every process',
         params: schema.ApiKeyId,
         response: { 204: z.null().describe('Revoked') },
@@ -166,6 +175,7 @@ export async function apiKeys(
       config: { scope: 'audit:read' },
       schema: {
         tags: TAGS,
+        operationId: 'listAuditEvents',
         summary: 'What was done to keys, newest first',
         querystring: schema.PageQuery,
         response: { 200: schema.AuditEventPage },

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { nextCursor, paging } from '../../paging.ts';
 
-const timestamp = z.iso.datetime();
+const timestamp = z.iso.datetime().meta({ examples: ['2027-01-31T12:00:00.000Z'] });
 
 const scopes = z
   .array(z.string().regex(/^(\*|[a-z-]{1,32}:[a-z-]{1,32})$/, 'a scope such as orders:read, or *'))
@@ -34,7 +34,7 @@ export const NewApiKey = z
     limitPerMinute: limitPerMinute.default(null),
     expiresAt: expiresAt.default(null),
   })
-  .meta({ id: 'NewApiKey' });
+  .meta({ id: 'NewApiKey', examples: [{ name: 'nightly export', scopes: ['orders:read'] }] });
 
 export const ApiKeyChange = z
   .strictObject({

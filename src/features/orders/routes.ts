@@ -27,10 +27,13 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:write', idempotent: true },
       schema: {
         tags: TAGS,
+        operationId: 'createOrder',
         summary: 'Create an order',
-        headers: z.object({ 'idempotency-key': z.string().max(255).optional() }),
+        headers: z.object({ 'idempotency-key': z.string().max(255).optional().describe(IDEMPOTENCY_KEY) }),
         body: schema.NewOrder,
         response: { 201: schema.Order },
+        answerHeaders: ['Location', 'ETag'],
+        failures: ['conflict'],
       },
     },
     async (request, reply) => {
@@ -53,9 +56,12 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:read' },
       schema: {
         tags: TAGS,
+        operationId: 'getOrder',
         summary: 'Read an order',
         params: schema.OrderId,
+        headers: IfNoneMatch,
         response: { 200: schema.Order, 304: z.null().describe('Unchanged since the ETag in If-None-Match') },
+        answerHeaders: ['ETag', 'Age'],
       },
     },
     async (request, reply) => {
@@ -73,6 +79,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:read' },
       schema: {
         tags: TAGS,
+        operationId: 'listOrders',
         summary: 'List orders, newest first',
         querystring: schema.ListQuery,
         response: { 200: schema.OrderPage },
@@ -93,9 +100,12 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:read' },
       schema: {
         tags: TAGS,
+        operationId: 'summarizeOrders',
         summary: 'Orders and sums by day, status and currency',
         querystring: schema.SummaryQuery,
         response: { 200: schema.OrderSummary },
+        answerHeaders: ['Age'],
+        failures: ['result_too_large'],
       },
     },
     async (request, reply) => {
@@ -111,11 +121,14 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:write' },
       schema: {
         tags: TAGS,
+        operationId: 'changeOrder',
         summary: 'Move an order to its next status',
         params: schema.OrderId,
         headers: IfMatch,
         body: schema.OrderChange,
         response: { 200: schema.Order },
+        answerHeaders: ['ETag'],
+        failures: ['illegal_transition'],
       },
     },
     async (request, reply) => {
@@ -137,6 +150,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       config: { scope: 'orders:write' },
       schema: {
         tags: TAGS,
+        operationId: 'deleteOrder',
         summary: 'Delete an order',
         params: schema.OrderId,
         headers: IfMatch,
@@ -149,6 +163,12 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     },
   );
 }
+
+const IDEMPOTENCY_KEY = 'Any text of your own; the same request with the same key has one effect';
+
+const IfNoneMatch = z.object({
+  'if-none-match': z.string().optional().describe('ETag of the order as you know it'),
+});
 
 /** Stated for the document; absence is 428 and told by `ifMatchVersion`, not 400. */
 const IfMatch = z.object({

@@ -9,7 +9,10 @@ export type OrderStatus = (typeof STATUSES)[number];
 const MAX_TOTAL_MINOR = 1_000_000_000_000;
 
 const status = z.enum(STATUSES).describe('Where the order stands');
-const timestamp = z.iso.datetime().describe('UTC, RFC 3339');
+const timestamp = z.iso
+  .datetime()
+  .describe('UTC, RFC 3339')
+  .meta({ examples: ['2026-01-31T12:00:00.000Z'] });
 const currency = z
   .string()
   .regex(/^[A-Z]{3}$/, 'an ISO 4217 code such as EUR')

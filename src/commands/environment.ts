@@ -1,0 +1,33 @@
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Where a running `npm run dev` says what a command in another terminal needs to reach the same service. */
+export const RUNNING_FILE = 'running.json';
+
+/**
+ * The environment of a command: the process's own, else `.env`, else that of the service that `npm run dev`
+ * runs from this folder. Production has neither file.
+ */
+export function commandEnvironment(): NodeJS.ProcessEnv {
+  const directory = fileURLToPath(new URL('../../', import.meta.url));
+  const dotenv = join(directory, '.env');
+  if (existsSync(dotenv)) process.loadEnvFile(dotenv);
+  const { env } = process;
+  if (env.DATABASE_URL || env.DATABASE_URL_FILE) return env;
+  const running = join(env.DEV_STATE_DIR || join(directory, '.hardpoint'), RUNNING_FILE);
+  if (!existsSync(running)) return env;
+  console.error('No DATABASE_URL: using the database of the running "npm run dev"');
+  const settings: Record<string, string> = JSON.parse(readFileSync(running, 'utf8'));
+  return { ...env, ...settings };
+}
+
+/**
+ * Whether this module is the program that was started. Compared as real paths: through a symbolic link, or
+ * without its ending, a command would otherwise do nothing and exit 0.
+ */
+export function isEntry(moduleUrl: string): boolean {
+  const entry = process.argv[1] ?? '';
+  const started = [entry, `${entry}.js`].find((path) => existsSync(path));
+  return started !== undefined && realpathSync(started) === fileURLToPath(moduleUrl);
+}

@@ -1,0 +1,598 @@
+import { execFile } from 'node:child_process';
+import { setTimeout as delay } from 'node:timers/promises';
+import { pino } from 'pino';
+import t from 'tap';
+import { runApiKey } from '../../src/commands/api-key.ts';
+import { seedKeys } from '../../src/stores/seed-keys.ts';
+import { createToken } from '../../src/stores/api-key-token.ts';
+import { newOrder, startTestApp, type TestApp } from '../support/app.ts';
+import { createDatabase, withClient } from '../support/postgres.ts';
+import { redisUrl } from '../support/redis.ts';
+import { repositoryDir } from '../support/servers.ts';
+
+const TOKEN = /^hp_live_[0-9A-Za-z]{12}_[0-9A-Za-z]{36}$/;
+const ANYWHERE = '/v1/nowhere';
+const LET_IN = 404;
+const API_KEY_SECRET = 'only-for-tests-8b1f0c6d2e9a4753-51f6';
+const ACTOR = { actor: 'test', requestId: null, ip: null };
+
+t.test('a key is created, listed, read, changed and revoked, and shown once', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token: admin } = await issueKey();
+  const body = { name: 'nightly export', scopes: ['orders:read'], limitPerMinute: 30 };
+
+  const created = await request('POST', '/v1/api-keys', { token: admin, body });
+  t.equal(created.status, 201);
+  const { token, ...key } = created.json;
+  t.match(token, TOKEN);
+  t.equal(created.headers.location, `/v1/api-keys/${key.id}`);
+  t.match(key, { ...body, expiresAt: null, revokedAt: null, lastUsedAt: null, replacedBy: null });
+  t.equal(token.slice(-10, -6), key.hint);
+  t.equal((await request('GET', '/v1/orders', { token })).status, 200);
+
+  const read = await request('GET', `/v1/api-keys/${key.id}`, { token: admin });
+  t.same(read.json, key, 'all of it but the key itself');
+  const listed = await request('GET', '/v1/api-keys', { token: admin });
+  t.same(
+    listed.json.data.find(({ id }: { id: string }) => id === key.id),
+    key,
+  );
+  const changed = await request('PATCH', `/v1/api-keys/${key.id}`, {
+    token: admin,
+    body: { name: 'hourly export', limitPerMinute: null },
+  });
+  t.same(changed.json, { ...key, name: 'hourly export', limitPerMinute: null });
+
+  t.equal((await request('DELETE', `/v1/api-keys/${key.id}`, { token: admin })).status, 204);
+  t.equal((await request('GET', '/v1/orders', { token })).status, 401);
+  t.equal(
+    (await request('DELETE', `/v1/api-keys/${key.id}`, { token: admin })).status,
+    204,
+    'the same again',
+  );
+  const revoked = await request('GET', `/v1/api-keys/${key.id}`, { token: admin });
+  t.match(revoked.json, { revokedAt: /^20/ });
+  t.notMatch(read.text + listed.text + changed.text + revoked.text, token.slice(21));
+});
+
+t.test('revocation is final', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token: admin } = await issueKey();
+  const { id, token } = await issueKey();
+  await request('DELETE', `/v1/api-keys/${id}`, { token: admin });
+  const revokedAt = (await request('GET', `/v1/api-keys/${id}`, { token: admin })).json.revokedAt;
+
+  const change = { scopes: ['*'], expiresAt: new Date(Date.now() + 60_000).toISOString() };
+  t.equal((await request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: change })).status, 404);
+  const rotated = await request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: {} });
+  t.equal(rotated.status, 409);
+  await request('DELETE', `/v1/api-keys/${id}`, { token: admin });
+
+  t.equal((await request('GET', `/v1/api-keys/${id}`, { token: admin })).json.revokedAt, revokedAt);
+  t.equal((await request('GET', ANYWHERE, { token })).status, 401);
+});
+
+t.test('what cannot be a key is refused and nothing is stored', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { id, token } = await issueKey();
+  const good = { name: 'x', scopes: ['orders:read'] };
+  const past = new Date(Date.now() - 1000).toISOString();
+
+  for (const body of [
+    {},
+    { ...good, name: '' },
+    { ...good, name: 'x'.repeat(101) },
+    { ...good, name: 'a\u0000b' },
+    { ...good, name: 'a\nb' },
+    { ...good, scopes: [] },
+    { ...good, scopes: ['orders'] },
+    { ...good, scopes: ['Orders:Read'] },
+    { ...good, limitPerMinute: 0 },
+    { ...good, limitPerMinute: 1.5 },
+    { ...good, limitPerMinute: '10' },
+    { ...good, expiresAt: past },
+    { ...good, expiresAt: 'tomorrow' },
+    { ...good, tenant: 'globex' },
+    { ...good, id: 'chosen' },
+  ]) {
+    const answer = await request('POST', '/v1/api-keys', { token, body });
+    t.equal(answer.status, 400, JSON.stringify(body));
+    t.equal(answer.json.code, 'validation_failed');
+  }
+  for (const body of [{}, { expiresAt: past }, { tenant: 'globex' }, { revokedAt: null }, { name: null }]) {
+    const { status } = await request('PATCH', `/v1/api-keys/${id}`, { token, body });
+    t.equal(status, 400, JSON.stringify(body));
+  }
+  for (const body of [{ overlapSeconds: -1 }, { overlapSeconds: 30 * 86_400 + 1 }, { overlap: 1 }]) {
+    const { status } = await request('POST', `/v1/api-keys/${id}/rotate`, { token, body });
+    t.equal(status, 400, JSON.stringify(body));
+  }
+  t.equal((await request('GET', '/v1/api-keys/not-an-id', { token })).status, 400);
+  t.equal((await request('GET', '/v1/api-keys', { token })).json.data.length, 1);
+});
+
+t.test('rotation gives a new key with all that the old one had, which ends at once or later', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token: admin } = await issueKey();
+  const expiresAt = new Date(Date.now() + 3_600_000);
+  const wanted = { name: 'export', scopes: ['orders:read'], limitPerMinute: 30, expiresAt };
+  const rotate = (id: string, overlapSeconds?: number) =>
+    request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: { overlapSeconds } });
+  const statusOf = async (token: string) => (await request('GET', ANYWHERE, { token })).status;
+  const read = async (id: string) => (await request('GET', `/v1/api-keys/${id}`, { token: admin })).json;
+
+  const old = await issueKey(wanted);
+  t.equal(await statusOf(old.token), LET_IN);
+  const atOnce = await rotate(old.id);
+  t.equal(atOnce.status, 201);
+  t.match(atOnce.json, { ...wanted, expiresAt: expiresAt.toISOString(), revokedAt: null, replacedBy: null });
+  t.match(atOnce.json.token, TOKEN);
+  t.not(atOnce.json.id, old.id);
+  t.equal(atOnce.headers.location, `/v1/api-keys/${atOnce.json.id}`);
+  t.equal(await statusOf(old.token), 401, 'without overlap the old key is over');
+  t.equal(await statusOf(atOnce.json.token), LET_IN);
+  t.match(await read(old.id), { replacedBy: atOnce.json.id, revokedAt: /^20/ });
+
+  const overlapping = await rotate(atOnce.json.id, 1);
+  t.equal(await statusOf(atOnce.json.token), LET_IN, 'both work for a second');
+  t.equal(await statusOf(overlapping.json.token), LET_IN);
+  t.equal((await rotate(atOnce.json.id)).status, 409, 'a key is rotated once');
+  await delay(1_010);
+  t.equal(await statusOf(atOnce.json.token), 401, 'then the old one is over');
+  t.equal(await statusOf(overlapping.json.token), LET_IN);
+  t.equal((await rotate(atOnce.json.id)).status, 409, 'an expired key is not rotated');
+
+  await rotate(overlapping.json.id, 86_400);
+  t.equal((await read(overlapping.json.id)).expiresAt, expiresAt.toISOString(), 'never past its own expiry');
+  const eternal = await issueKey();
+  const before = Date.now();
+  await rotate(eternal.id, 60);
+  const endsAt = Date.parse((await read(eternal.id)).expiresAt);
+  t.ok(endsAt >= before + 59_000 && endsAt <= Date.now() + 61_000);
+  t.equal((await rotate('0'.repeat(12))).status, 404);
+});
+
+t.test('of many rotations at once one wins, and none brings a revoked key back', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token: admin } = await issueKey();
+  const rotate = (id: string) =>
+    request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: { overlapSeconds: 3600 } });
+
+  const { id } = await issueKey();
+  const answers = await Promise.all(Array.from({ length: 5 }, () => rotate(id)));
+  t.same(answers.map(({ status }) => status).toSorted(), [201, 409, 409, 409, 409]);
+  t.equal((await request('GET', '/v1/api-keys', { token: admin })).json.data.length, 3);
+
+  for (let i = 0; i < 15; i++) {
+    const key = await issueKey();
+    const [rotated] = await Promise.all([
+      rotate(key.id),
+      request('DELETE', `/v1/api-keys/${key.id}`, { token: admin }),
+    ]);
+    t.match(String(rotated.status), /^(201|409)$/);
+    t.equal((await request('GET', ANYWHERE, { token: key.token })).status, 401);
+  }
+});
+
+t.test('nobody makes a key that may do more than his own', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token } = await issueKey({ scopes: ['keys:admin', 'orders:read'] });
+  const { id: mightier } = await issueKey({ scopes: ['*'] });
+  const { id: equal } = await issueKey({ scopes: ['orders:read'] });
+  const create = (scopes: string[]) =>
+    request('POST', '/v1/api-keys', { token, body: { name: 'x', scopes } });
+
+  t.equal((await create(['orders:read', 'keys:admin'])).status, 201);
+  t.match((await create(['orders:write'])).json, { status: 403, detail: 'Your own key lacks orders:write' });
+  t.equal((await create(['*'])).status, 403);
+  const widened = await request('PATCH', `/v1/api-keys/${equal}`, { token, body: { scopes: ['*'] } });
+  t.equal(widened.status, 403);
+  const stolen = await request('POST', `/v1/api-keys/${mightier}/rotate`, { token, body: {} });
+  t.equal(stolen.status, 403, 'the successor would be told to the wrong one');
+  t.equal((await request('POST', `/v1/api-keys/${equal}/rotate`, { token, body: {} })).status, 201);
+  const { json } = await request('GET', `/v1/api-keys/${mightier}`, { token });
+  t.match(json, { revokedAt: null, replacedBy: null });
+});
+
+t.test('a changed limit counts from the next request on', async (t) => {
+  const { request, issueKey } = await startTestApp(t);
+  const { token: admin } = await issueKey();
+  const { id, token } = await issueKey({ limitPerMinute: 50 });
+  const policy = async () => (await request('GET', ANYWHERE, { token })).headers['ratelimit-policy'];
+
+  t.match(await policy(), /q=50;/);
+  await request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: { limitPerMinute: 70 } });
+  t.match(await policy(), /q=70;/);
+});
+
+t.test('pages show each key once, also those of one millisecond', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey } = await startTestApp(t, { DATABASE_URL: url });
+  const { token } = await issueKey();
+  const ids: string[] = [];
+  for (let i = 0; i < 22; i++) ids.push((await issueKey()).id);
+  await issueKey({ tenant: 'globex' });
+  await withClient(url, (client) =>
+    client.query(
+      `update api_key set created_at = timestamptz '2026-01-01 00:00:00.123000Z'
+         + array_position($1, id) * interval '7 microseconds'
+       where id = any($1)`,
+      [ids],
+    ),
+  );
+
+  const seen: string[] = [];
+  for (let next = ''; next !== null;) {
+    const url = `/v1/api-keys?limit=5${next && `&cursor=${next}`}`;
+    const page = (await request('GET', url, { token })).json;
+    seen.push(...page.data.map(({ id }: { id: string }) => id));
+    next = page.next;
+  }
+
+  t.same(seen.slice(1), ids.toReversed());
+});
+
+t.test('a stranger gets 404 for every id of another tenant, on every route', async (t) => {
+  const redis = await redisUrl(t);
+  const { request, issueKey } = await startTestApp(t, redis ? { REDIS_URL: redis } : {});
+  const owner = (await issueKey()).token;
+  const stranger = (await issueKey({ tenant: 'globex' })).token;
+  const document = (await request('GET', '/openapi.json')).json;
+  const make: Record<string, () => Promise<string>> = {
+    orders: async () => (await request('POST', '/v1/orders', { token: owner, body: newOrder() })).json.id,
+    'api-keys': async () => (await issueKey()).id,
+  };
+  const absent: Record<string, string> = {
+    orders: '0199d4f0-0000-7000-8000-000000000000',
+    'api-keys': '0'.repeat(12),
+  };
+  const routes = Object.entries(document.paths).flatMap(([path, operations]) =>
+    Object.entries(operations as Record<string, any>).map(([method, operation]) => ({
+      path,
+      method: method.toUpperCase(),
+      operation,
+    })),
+  );
+
+  const withId = routes.filter(({ path }) => path.includes('{'));
+  for (const { path, method, operation } of withId) {
+    const [, collection = ''] = /^\/v1\/([^/]+)\/\{id\}/.exec(path) ?? [];
+    const id = await make[collection]?.();
+    if (id === undefined) throw new Error(`${path}: say here how to make one`);
+    const schemaRef = operation.requestBody?.content['application/json'].schema.$ref;
+    const body = schemaRef && document.components.schemas[schemaRef.split('/').at(-1)].examples[0];
+    const ask = (token: string, of: string) => {
+      const headers = { 'if-match': '"1"' };
+      const url = path.replace('{id}', of);
+      return request(method as 'GET', url, { token, headers, ...(body && { body }) });
+    };
+    if (method === 'GET') await ask(owner, id);
+
+    const refused = await ask(stranger, id);
+
+    const unknown = await ask(owner, String(absent[collection]));
+    t.equal(refused.status, 404, `${method} ${path}`);
+    t.same({ ...refused.json, instance: '' }, { ...unknown.json, instance: '' }, 'as if there were none');
+    t.match(String((await ask(owner, id)).status), /^20\d$/, 'which there is');
+  }
+  t.ok(withId.length >= 7, `${withId.length} routes`);
+  for (const url of ['/v1/orders', '/v1/api-keys', '/v1/audit-events']) {
+    const { json } = await request('GET', url, { token: stranger });
+    t.ok(
+      json.data.every(({ object, name }: any) => object !== undefined || name === 'test'),
+      url,
+    );
+    t.equal(json.data.length, url === '/v1/orders' ? 0 : 1, url);
+  }
+});
+
+t.test('no table, no log and no metric holds a key, only its digest', async (t) => {
+  const url = await createDatabase(t);
+  const app = await startTestApp(t, { DATABASE_URL: url, LOG_LEVEL: 'trace' });
+  const { request, issueKey, internal, logs } = app;
+  const { token: admin } = await issueKey();
+  const body = { name: 'x', scopes: ['*'] };
+  const headers = { 'idempotency-key': 'once' };
+  const created = await request('POST', '/v1/api-keys', { token: admin, body, headers });
+  const rotated = await request('POST', `/v1/api-keys/${created.json.id}/rotate`, { token: admin, body: {} });
+  await request('POST', '/v1/orders', { token: rotated.json.token, body: newOrder(), headers });
+  await request('GET', ANYWHERE, { token: `${rotated.json.token}x` });
+  await app.services.auth.usage.flush();
+
+  const dump = await dumpTables(url);
+
+  t.match(dump, rotated.json.id, 'the dump holds what there is');
+  const everything = [dump, JSON.stringify(logs), (await internal.inject('/metrics')).body].join('\n');
+  for (const token of [admin, created.json.token, rotated.json.token]) {
+    for (const secret of [token, token.slice(21), token.slice(21, 51)]) {
+      const forms = [secret, Buffer.from(secret).toString('hex'), Buffer.from(secret).toString('base64')];
+      for (const form of forms) t.notOk(everything.includes(form));
+    }
+  }
+});
+
+t.test('every act is in the audit trail, with who, from where and which request', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey } = await startTestApp(t, { DATABASE_URL: url, TRUSTED_PROXIES: '10.0.0.0/8' });
+  const { id: actor, token } = await issueKey();
+  const from = { token, remoteAddress: '10.0.0.1', headers: { 'x-forwarded-for': '203.0.113.9' } };
+  const created = await request('POST', '/v1/api-keys', { ...from, body: { name: 'x', scopes: ['a:b'] } });
+  const { id } = created.json;
+  const changed = await request('PATCH', `/v1/api-keys/${id}`, { ...from, body: { scopes: ['a:c'] } });
+  const rotate = `/v1/api-keys/${id}/rotate`;
+  const rotated = await request('POST', rotate, { ...from, body: { overlapSeconds: 60 } });
+  const revoked = await request('DELETE', `/v1/api-keys/${id}`, from);
+  await request('DELETE', `/v1/api-keys/${id}`, from);
+  t.equal((await request('POST', rotate, { ...from, body: {} })).status, 409);
+  await issueKey({ tenant: 'globex' });
+
+  const { json } = await request('GET', '/v1/audit-events', { token });
+
+  t.match(
+    json.data.slice(0, 4),
+    [
+      ['api_key.revoked', revoked, {}],
+      ['api_key.rotated', rotated, { successor: rotated.json.id, overlapSeconds: 60 }],
+      ['api_key.changed', changed, { fields: ['scopes'] }],
+      ['api_key.created', created, { scopes: ['a:b'] }],
+    ].map(([action, answer, detail]: any) => ({
+      action,
+      actor,
+      object: `api_key:${id}`,
+      outcome: 'success',
+      requestId: answer.headers['x-request-id'],
+      ip: '203.0.113.9',
+      detail,
+    })),
+  );
+  t.equal(json.data.length, 5, 'what was refused or changed nothing left no event');
+  t.match(json.data[4], { actor: 'test', object: `api_key:${actor}` });
+  const pages: string[] = [];
+  for (let next = ''; next !== null;) {
+    const page = await request('GET', `/v1/audit-events?limit=2${next && `&cursor=${next}`}`, { token });
+    pages.push(...page.json.data.map((event: { id: string }) => event.id));
+    next = page.json.next;
+  }
+  t.same(
+    pages,
+    json.data.map((event: { id: string }) => event.id),
+  );
+  const cursorOfKeys = (await request('GET', '/v1/api-keys?limit=1', { token })).json.next;
+  for (const cursor of [cursorOfKeys, 'x', `${cursorOfKeys}AA`, 'AAAAAAAAAAAAAAAAAAAAAAAA']) {
+    const answer = await request('GET', `/v1/audit-events?cursor=${cursor}`, { token });
+    t.match(answer.json, { status: 400, code: 'bad_request' });
+  }
+  await withClient(url, async (client) => {
+    await t.rejects(client.query('delete from audit_event'), /append-only/);
+    await t.rejects(client.query('update audit_event set actor = actor'), /append-only/);
+  });
+});
+
+t.test('an act whose audit event cannot be written does not happen', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey } = await startTestApp(t, { DATABASE_URL: url });
+  const { token } = await issueKey();
+  const { id } = await issueKey();
+  await withClient(url, (client) => client.query('alter table audit_event rename to audit_event_away'));
+
+  const body = { name: 'x', scopes: ['*'] };
+  t.equal((await request('POST', '/v1/api-keys', { token, body })).status, 500);
+  t.equal((await request('DELETE', `/v1/api-keys/${id}`, { token })).status, 500);
+  t.equal((await request('POST', `/v1/api-keys/${id}/rotate`, { token, body: {} })).status, 500);
+
+  const { data } = (await request('GET', '/v1/api-keys', { token })).json;
+  t.equal(data.length, 2);
+  t.ok(data.every((key: { revokedAt: unknown }) => key.revokedAt === null));
+});
+
+t.test('API_KEYS are stored once, and a revoked one stays revoked', async (t) => {
+  const DATABASE_URL = await createDatabase(t);
+  const [first, second] = [createToken('live'), createToken('live')];
+  const env = { DATABASE_URL, API_KEYS: `${first.token},globex:${second.token}` };
+  const log = pino({ level: 'silent' });
+  const start = async (): Promise<TestApp> => {
+    const app = await startTestApp(t, env);
+    await seedKeys(app.config.auth.bootstrapKeys, app.services.admin, log);
+    return app;
+  };
+
+  const before = await start();
+  const tenants = await withClient(DATABASE_URL, async (client) => {
+    const { rows } = await client.query('select id, tenant, scopes from api_key order by tenant');
+    return rows;
+  });
+  t.same(tenants, [
+    { id: first.id, tenant: 'default', scopes: ['*'] },
+    { id: second.id, tenant: 'globex', scopes: ['*'] },
+  ]);
+  for (const { token } of [first, second]) {
+    t.equal((await before.request('GET', '/v1/api-keys', { token })).json.data.length, 1);
+  }
+  await before.services.admin.revoke('default', first.id, ACTOR);
+
+  const after = await start();
+  t.equal((await after.request('GET', ANYWHERE, { token: first.token })).status, 401);
+  const { json } = await after.request('GET', '/v1/audit-events', { token: second.token });
+  t.equal(json.data.length, 1, 'stored by the first start only');
+  t.match(json.data[0], { actor: 'env:API_KEYS', action: 'api_key.created', detail: { seeded: true } });
+  t.notMatch(JSON.stringify([...before.logs, ...after.logs]), first.token.slice(21));
+});
+
+t.test('npm run api-key', { jobs: 3 }, async (t) => {
+  const DATABASE_URL = await createDatabase(t);
+  const { request, services } = await startTestApp(t, { DATABASE_URL });
+
+  t.test('creates, lists, rotates and revokes', async (t) => {
+    const created = await run(['create', '--tenant', 'acme', '--scopes', '*', '--limit', '70'], {
+      DATABASE_URL,
+    });
+    t.equal(created.code, 0, created.stderr);
+    const [, token = ''] = /^API key: (hp_\S+)$/m.exec(created.stdout) ?? [];
+    t.match(token, TOKEN);
+    const answer = await request('GET', ANYWHERE, { token });
+    t.equal(answer.status, LET_IN);
+    t.match(answer.headers['ratelimit-policy'], /q=70;/);
+
+    const id = token.slice(8, 20);
+    const rotated = await run(['rotate', id, '--overlap', '60', '--json'], { DATABASE_URL });
+    const successor = JSON.parse(rotated.stdout);
+    t.match(successor, { tenant: 'acme', limitPerMinute: 70, scopes: ['*'], token: TOKEN });
+    t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
+    t.equal((await request('GET', ANYWHERE, { token: successor.token })).status, LET_IN);
+
+    const revoked = await run(['revoke', successor.id], { DATABASE_URL });
+    t.equal(revoked.stdout, `Revoked: ${successor.id}\n`);
+    // Without Redis a process forgets by itself; with it, it is told.
+    services.auth.keys.forget(successor.id);
+    t.equal((await request('GET', ANYWHERE, { token: successor.token })).status, 401);
+
+    const listed = await run(['list', '--tenant', 'acme'], { DATABASE_URL });
+    t.match(listed.stdout, /^ID +TENANT +STATE +ENDS IN +LIMIT +LAST USED +SCOPES +NAME$/m);
+    t.match(listed.stdout, new RegExp(`^${id} +acme +rotated +…\\w{4} +70 `, 'm'));
+    t.match(listed.stdout, new RegExp(`^${successor.id} +acme +revoked `, 'm'));
+    t.notMatch(listed.stdout, token.slice(21, 40));
+    const asJson = JSON.parse((await run(['list', '--json'], { DATABASE_URL })).stdout);
+    t.match(
+      asJson.find((key: { id: string }) => key.id === id),
+      { tenant: 'acme', replacedBy: successor.id },
+    );
+    const expires = new Date(Date.now() + 60_000).toISOString();
+    const words = ['create', '--tenant', 'globex', '--scopes', 'a:b,c:d', '--expires', expires, '--json'];
+    const other = JSON.parse(await runApiKey([...words, '--name', 'CI'], environment({ DATABASE_URL })));
+    t.match(other, { expiresAt: expires, name: 'CI', scopes: ['a:b', 'c:d'], limitPerMinute: null });
+    t.equal((await request('GET', ANYWHERE, { token: other.token })).status, LET_IN);
+
+    const events = await withClient(DATABASE_URL, async (client) => {
+      const { rows } = await client.query(
+        `select action, actor from audit_event where tenant = 'acme' order by id`,
+      );
+      return rows;
+    });
+    t.same(
+      events,
+      ['created', 'rotated', 'revoked'].map((act) => ({
+        action: `api_key.${act}`,
+        actor: 'command:api-key',
+      })),
+    );
+  });
+
+  t.test('tells running processes of a revocation', async (t) => {
+    const REDIS_URL = await redisUrl(t);
+    if (!REDIS_URL) return;
+    const url = await createDatabase(t);
+    const app = await startTestApp(t, { DATABASE_URL: url, REDIS_URL });
+    const { id, token } = await app.issueKey();
+    await app.request('GET', ANYWHERE, { token });
+    let answers = 0;
+    let revoked = false;
+    const load = (async () => {
+      while (!revoked) {
+        await app.request('GET', ANYWHERE, { token });
+        answers++;
+        await delay(20);
+      }
+    })();
+
+    const { code } = await run(['revoke', id], { DATABASE_URL: url, REDIS_URL });
+    revoked = true;
+
+    t.equal((await app.request('GET', ANYWHERE, { token })).status, 401);
+    t.equal(code, 0);
+    await load;
+    t.ok(answers > 5);
+  });
+
+  t.test('says in one message what is wrong, and nothing secret', async (t) => {
+    const secret = 'pa55word-in-the-url';
+    const url = DATABASE_URL.replace(/\/\/[^@]*@/, `//somebody:${secret}@`);
+    const unreachable = `postgres://somebody:${secret}@127.0.0.1:1/x`;
+    const [{ id: existing }] = await withClient(DATABASE_URL, async (client) => {
+      await client.query(
+        `insert into api_key (id, tenant, name, scopes, digest, hint, revoked_at)
+         values ('revoked00001', 'acme', '', '{}', decode(repeat('00', 32), 'hex'), 'abcd', now())`,
+      );
+      return [{ id: 'revoked00001' }];
+    });
+
+    for (const [args, message, env] of [
+      [['create', '--frob'], /^Unknown option '--frob'\n\nUsage: npm run api-key/],
+      [['create', '--tenant'], /^Option '--tenant <value>' argument missing\n\nUsage/],
+      [['frob'], /^Unknown command "frob"\n\nUsage/],
+      [['rotate'], /^rotate needs the id of a key/],
+      [['revoke'], /^revoke needs the id of a key/],
+      [['revoke', 'a', 'b'], /^Too many arguments: b\n\nUsage/],
+      [['list', 'a'], /^Too many arguments: a\n\nUsage/],
+      [['create', 'acme', '--scopes', '*'], /^Too many arguments: acme\n\nUsage/],
+      [['create', '--scopes', '*'], /^--tenant takes/],
+      [['create', '--tenant', 'ACME', '--scopes', '*'], /^--tenant takes/],
+      [['create', '--tenant', 'acme'], /^--scopes takes/],
+      [['create', '--tenant', 'acme', '--scopes', 'orders'], /^--scopes takes/],
+      [
+        ['create', '--tenant', 'acme', '--scopes', '*', '--limit', '0'],
+        /^--limit takes a whole number from 1/,
+      ],
+      [['create', '--tenant', 'acme', '--scopes', '*', '--limit', '1e3'], /^--limit takes/],
+      [['create', '--tenant', 'acme', '--scopes', '*', '--expires', '2001-01-01'], /^--expires takes/],
+      [['create', '--tenant', 'acme', '--scopes', '*', '--expires', 'soon'], /^--expires takes/],
+      [['rotate', 'x', '--overlap', '-1'], /--overlap/],
+      [['rotate', 'x', '--overlap', '1.5'], /^--overlap takes a whole number from 0/],
+      [['rotate', 'unknown'], /^There is no key with the id unknown/],
+      [['revoke', 'unknown'], /^There is no key with the id unknown/],
+      [['rotate', existing], /^This key is revoked or expired/],
+      [['list'], /^Bad configuration: 1 problem\n\nDATABASE_URL/, { DATABASE_URL: '' }],
+      [['list'], /^The service is temporarily unavailable: .*ECONNREFUSED/, { DATABASE_URL: unreachable }],
+    ] as [string[], RegExp, Record<string, string>?][]) {
+      const error = await runApiKey(args, environment({ DATABASE_URL, ...env })).then(
+        () => undefined,
+        (reason: Error & { cause?: Error }) => reason,
+      );
+      const text = error && (error.cause ? `${error.message}: ${error.cause.message}` : error.message);
+      t.match(text, message, args.join(' '));
+      t.notMatch(text, secret);
+    }
+
+    for (const [args, env] of [
+      [['create', '--frob'], { DATABASE_URL: url }],
+      [['list'], {}],
+      [['list'], { DATABASE_URL: unreachable }],
+    ] as [string[], Record<string, string>][]) {
+      const { code, stdout, stderr } = await run(args, env);
+      t.equal(code, 1, args.join(' '));
+      t.equal(stdout, '');
+      t.notMatch(stderr, /^\s+at /m, 'no stack');
+      t.notMatch(stderr, secret);
+    }
+    t.match(await runApiKey(['--help'], {}), /^Usage: /);
+  });
+});
+
+function environment(env: Record<string, string>): Record<string, string> {
+  return { PATH: process.env.PATH ?? '', API_KEY_SECRET, POOL_WAIT_TIMEOUT_MS: '1000', ...env };
+}
+
+/** The command as a person runs it. */
+function run(args: string[], env: Record<string, string>) {
+  const words = ['--import', 'tsx', 'src/commands/api-key.ts', ...args];
+  const options = { cwd: repositoryDir, env: environment(env) };
+  return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    execFile(process.execPath, words, options, (error, stdout, stderr) =>
+      resolve({ code: error ? Number(error.code) : 0, stdout, stderr }),
+    );
+  });
+}
+
+/** Every row of every table as text. */
+async function dumpTables(url: string): Promise<string> {
+  return withClient(url, async (client) => {
+    const tables = await client.query(
+      `select table_name from information_schema.tables where table_schema = 'public'`,
+    );
+    const rows: string[] = [];
+    for (const { table_name } of tables.rows) {
+      const found = await client.query(`select to_jsonb(each)::text as row from ${table_name} each`);
+      rows.push(...found.rows.map(({ row }) => `${table_name} ${row}`));
+    }
+    return rows.join('\n');
+  });
+}

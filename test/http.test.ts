@@ -1,0 +1,647 @@
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import t from 'tap';
+import { createRequestIds } from '../src/request-id.ts';
+import { newOrder, startTestApp, type TestApp } from './support/app.ts';
+import { createDatabase, withClient } from './support/postgres.ts';
+import { header, send, type RawAnswer } from './support/raw-http.ts';
+import { until } from './support/until.ts';
+
+/** Some order; whether there is one does not matter here. */
+const ORDER = '/v1/orders/00000000-0000-7000-8000-000000000001';
+
+/** The port on which the app listens from now on. */
+async function listen({ app }: TestApp): Promise<number> {
+  return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
+}
+
+/** What reading one order does from now on, in place of asking cache and Postgres. */
+function onRead({ services }: TestApp, read: () => Promise<unknown>): void {
+  Object.assign(services.cache, { getWithAge: read });
+}
+
+const NOTHING = { value: undefined, ageSeconds: 0 };
+
+function get(path: string, ...headers: string[]): string {
+  return `${[`GET ${path} HTTP/1.1`, 'Host: a', 'Connection: close', ...headers].join('\r\n')}\r\n\r\n`;
+}
+
+function problemOf(answer: RawAnswer | undefined) {
+  const problem = JSON.parse(answer?.body ?? '{}');
+  return { status: answer?.status, code: problem.code, instance: problem.instance };
+}
+
+const completed = ({ logs }: TestApp) => logs.filter((line) => line.endpoint !== undefined);
+
+t.test('timeouts', async (t) => {
+  const receive = { headersTimeoutMs: 300, requestTimeoutMs: 600 };
+  // Node looks for late requests once a second.
+  const withinMs = { headers: 300 + 1_000 + 700, body: 600 + 1_000 + 700 };
+  const service = await startTestApp(t, {}, { receive });
+  const port = await listen(service);
+  const auth = `Authorization: Bearer ${(await service.issueKey()).token}`;
+  const seconds = 1.8;
+  onRead(service, () => delay(seconds * 1000).then(() => NOTHING));
+
+  const timed = async (bytes: string[]) => {
+    const start = performance.now();
+    const answers = await send(port, bytes);
+    return { answers, ms: performance.now() - start };
+  };
+  const head = `POST /v1/orders HTTP/1.1\r\nHost: a\r\n${auth}\r\nContent-Type: application/json\r\n`;
+  const [silent, slowHeaders, slowBody, slowChunks, slowAnswer] = await Promise.all([
+    timed([]),
+    timed(['GET /health/live HTTP/1.1\r\nHost: a\r\n']),
+    timed([`${head}Content-Length: 100\r\n\r\n{"reference":`]),
+    timed([`${head}Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n`]),
+    timed([get(ORDER, auth)]),
+  ]);
+
+  t.test('a client that is slow with its headers is told 408 and cut off in time', async (t) => {
+    for (const { answers, ms } of [silent, slowHeaders]) {
+      t.match(problemOf(answers[0]), { status: 408, code: 'request_timeout' });
+      t.ok(ms < withinMs.headers, `${ms} ms`);
+    }
+  });
+
+  t.test('a client that is slow with its body is told 408, under the id of its one log line', async (t) => {
+    for (const { answers, ms } of [slowBody, slowChunks]) {
+      const { instance, ...problem } = problemOf(answers[0]);
+      t.same(problem, { status: 408, code: 'request_timeout' });
+      t.equal(header(answers[0], 'x-request-id'), instance);
+      t.equal(answers.length, 1);
+      t.ok(ms < withinMs.body, `${ms} ms`);
+      const lines = service.logs.filter((line) => line.request_id === instance);
+      t.match(lines, [{ method: 'POST', endpoint: '/v1/orders', status: 408 }]);
+      t.equal(lines.length, 1);
+    }
+    t.equal(await service.metric('api_requests_in_flight'), 0);
+  });
+
+  t.test('the time for receiving a request is not the time for answering it', async (t) => {
+    t.match(problemOf(slowAnswer.answers[0]), { status: 404, code: 'not_found' });
+    t.ok(slowAnswer.ms >= seconds * 1000 - 50, `${slowAnswer.ms} ms`);
+  });
+
+  t.test('nothing of it is an error of the service', async (t) => {
+    t.same(
+      service.logs.filter((line) => line.level !== 'info'),
+      [],
+    );
+  });
+});
+
+t.test('a request that takes longer than REQUEST_TIMEOUT_SECONDS is answered 504', async (t) => {
+  const limits = {
+    REQUEST_TIMEOUT_SECONDS: '0.3',
+    QUERY_TIMEOUT_SECONDS: '0.2',
+    POOL_WAIT_TIMEOUT_MS: '190',
+  };
+  const service = await startTestApp(t, limits);
+  const { token } = await service.issueKey();
+  let release = (_: unknown): void => {};
+  onRead(service, () => new Promise((resolve) => (release = resolve)));
+
+  const start = performance.now();
+  const { status, json } = await service.request('GET', ORDER, { token });
+  const ms = performance.now() - start;
+  release(NOTHING);
+
+  t.match({ status, json }, { status: 504, json: { status: 504, code: 'timeout' } });
+  t.ok(ms >= 250 && ms < 1_000, `${ms} ms`);
+  await until('the request is in the log', () => completed(service).length > 0);
+  t.match(completed(service), [{ status: 504, request_id: json.instance }]);
+});
+
+t.test('request ids', async (t) => {
+  const service = await startTestApp(t, { TRUSTED_PROXIES: '10.0.0.0/8,::1,127.0.0.1' });
+  const port = await listen(service);
+
+  t.test('only a trusted proxy may choose one, and only a harmless one', async (t) => {
+    const table: [sent: string, from: string, accepted: boolean][] = [
+      ['abc.DEF_123-x', '10.1.2.3', true],
+      ['abc', '::ffff:10.1.2.3', true],
+      ['abc', '::1', true],
+      ['a'.repeat(64), '10.1.2.3', true],
+      ['abc', '11.1.2.3', false],
+      ['abc', '2001:db8::1', false],
+      ['a'.repeat(65), '10.1.2.3', false],
+      ['', '10.1.2.3', false],
+      ['a b', '10.1.2.3', false],
+      ['a\u00e9', '10.1.2.3', false],
+      ['%0a{"level":60}', '10.1.2.3', false],
+      ['<script>', '10.1.2.3', false],
+    ];
+    for (const [sent, remoteAddress, accepted] of table) {
+      const { headers } = await service.request('GET', '/v1/orders', {
+        headers: { 'x-request-id': sent },
+        remoteAddress,
+      });
+      t.equal(headers['x-request-id'] === sent, accepted, `${sent} from ${remoteAddress}`);
+      t.match(headers['x-request-id'], /^[A-Za-z0-9._-]{1,64}$/);
+    }
+    const [twice] = await send(port, get('/v1/orders', 'X-Request-Id: a', 'X-Request-Id: b'));
+    t.match(header(twice, 'x-request-id'), /^[A-Za-z0-9._-]{3,64}$/);
+  });
+
+  t.test(
+    'each request has one of its own, in its answer and in its log line, whatever the status',
+    async (t) => {
+      const { token } = await service.issueKey();
+      const auth = `Authorization: Bearer ${token}`;
+      const requests: [status: number, bytes: string][] = [
+        [200, get('/v1/orders', auth)],
+        [401, get('/v1/orders')],
+        [404, get('/nowhere')],
+        [405, get('/v1/orders').replace('GET', 'PUT')],
+        [400, get('/v1/orders/%zz')],
+        [414, get(`/v1/orders/${'a'.repeat(300)}`)],
+        [400, 'garbage\r\n\r\n'],
+        [431, get('/v1/orders', `X-A: ${'a'.repeat(17_000)}`)],
+      ];
+      const ids = new Set<string | undefined>();
+      for (const [status, bytes] of requests) {
+        const [answer] = await send(port, bytes);
+        const id = header(answer, 'x-request-id');
+        t.equal(answer?.status, status);
+        t.same(
+          service.logs.filter((line) => line.request_id === id).map((line) => line.status),
+          [status],
+        );
+        ids.add(id);
+      }
+      t.equal(ids.size, requests.length);
+      t.notOk(ids.has(undefined));
+    },
+  );
+
+  t.test('a connection that is gone already does no harm', async (t) => {
+    const gone = { headers: { 'x-request-id': 'abc' }, socket: {} } as unknown as IncomingMessage;
+    t.not(createRequestIds(['10.0.0.0/8']).of(gone), 'abc');
+  });
+});
+
+t.test('X-Forwarded-For is believed of TRUSTED_PROXIES alone, and from the right', async (t) => {
+  const [direct, behind] = await Promise.all([
+    startTestApp(t),
+    startTestApp(t, { TRUSTED_PROXIES: '10.0.0.0/8' }),
+  ]);
+  const addressOf = async (service: TestApp, remoteAddress: string, forwardedFor: string) => {
+    const { token } = await service.issueKey();
+    const headers = { 'x-forwarded-for': forwardedFor };
+    const body = { name: 'x', scopes: ['orders:read'] };
+    await service.request('POST', '/v1/api-keys', { token, headers, remoteAddress, body });
+    return (await service.request('GET', '/v1/audit-events?limit=1', { token })).json.data[0].ip;
+  };
+
+  t.equal(await addressOf(direct, '203.0.113.9', '192.0.2.1'), '203.0.113.9');
+  t.equal(await addressOf(direct, '127.0.0.1', '192.0.2.1'), '127.0.0.1');
+  t.equal(await addressOf(behind, '10.0.0.1', '192.0.2.1'), '192.0.2.1');
+  t.equal(
+    await addressOf(behind, '10.0.0.1', '198.51.100.7, 192.0.2.1'),
+    '192.0.2.1',
+    'the left one is the client’s',
+  );
+  t.equal(await addressOf(behind, '10.0.0.1', '192.0.2.1, 10.0.0.2'), '192.0.2.1', 'two proxies');
+  t.equal(await addressOf(behind, '203.0.113.9', '192.0.2.1'), '203.0.113.9');
+});
+
+t.test('a forged X-Forwarded-For opens no further attempts', async (t) => {
+  const service = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '3' });
+  const statuses: number[] = [];
+
+  for (let i = 0; i < 6; i++) {
+    const headers = { 'x-forwarded-for': `192.0.2.${i}` };
+    statuses.push((await service.request('GET', '/v1/orders', { headers })).status);
+  }
+
+  t.same(statuses, [401, 401, 401, 429, 429, 429]);
+});
+
+t.test('with ENFORCE_HTTPS a request must have come to a trusted proxy by TLS', async (t) => {
+  const service = await startTestApp(t, { ENFORCE_HTTPS: 'true', TRUSTED_PROXIES: '10.0.0.1' });
+  const { token } = await service.issueKey();
+  const ask = async (remoteAddress: string, proto?: string, url = '/v1/orders') => {
+    const headers = proto === undefined ? {} : { 'x-forwarded-proto': proto };
+    const { status, json } = await service.request('GET', url, { token, headers, remoteAddress });
+    return json.code ?? status;
+  };
+
+  t.equal(await ask('10.0.0.1', 'https'), 200);
+  t.equal(await ask('10.0.0.1', 'http'), 'https_required');
+  t.equal(await ask('10.0.0.1'), 'https_required');
+  t.equal(await ask('203.0.113.9', 'https'), 'https_required', 'anybody can write this header');
+  t.equal(await ask('203.0.113.9', undefined, '/nowhere'), 'https_required');
+  t.equal(await ask('203.0.113.9', undefined, '/health/live'), 200, 'probes come inside the cluster');
+});
+
+t.test('security headers', async (t) => {
+  const service = await startTestApp(t, { CORS_ORIGINS: 'https://app.example.com' });
+  const port = await listen(service);
+  const auth = `Authorization: Bearer ${(await service.issueKey()).token}`;
+  const order = JSON.stringify(newOrder());
+  const post = [`Content-Length: ${order.length}`, 'Content-Type: application/json', auth];
+  const answers: [status: number, bytes: string][] = [
+    [200, get('/v1/orders', auth)],
+    [201, get('/v1/orders', ...post).replace('GET', 'POST') + order],
+    [200, get('/health/ready')],
+    [200, get('/openapi.json')],
+    [
+      204,
+      get('/v1/orders', 'Origin: https://app.example.com', 'Access-Control-Request-Method: PATCH').replace(
+        'GET',
+        'OPTIONS',
+      ),
+    ],
+    [400, get('/v1/orders?surplus=1', auth)],
+    [400, get('/%zz')],
+    [400, 'garbage\r\n\r\n'],
+    [401, get('/v1/orders')],
+    [404, get('/nowhere')],
+    [404, get('/v1/nowhere', auth)],
+    [405, get('/v1/orders', auth).replace('GET', 'PUT')],
+    [406, get('/v1/orders', auth, 'Accept: text/html')],
+    [414, get(`/v1/orders/${'a'.repeat(300)}`, auth)],
+    [431, get('/v1/orders', `X-A: ${'a'.repeat(17_000)}`)],
+    [500, get(ORDER, auth)],
+  ];
+  const expected = [
+    ['content-security-policy', "default-src 'none';frame-ancestors 'none'"],
+    ['referrer-policy', 'no-referrer'],
+    ['x-content-type-options', 'nosniff'],
+    ['x-frame-options', 'DENY'],
+  ];
+  onRead(service, () => Promise.reject(new Error('on purpose')));
+
+  t.test('are on every answer, each once, and none tells what runs here', async (t) => {
+    const names = /^(content-security-policy|referrer-policy|x-content-type-options|x-frame-options)$/;
+    for (const [status, bytes] of answers) {
+      const [answer] = await send(port, bytes);
+      const what = `${status} ${bytes.slice(0, 30).split('\r')[0]}`;
+      t.equal(answer?.status, status, what);
+      t.same(answer?.headers.filter(([name]) => names.test(name)).toSorted(), expected, what);
+      const all = answer?.headers.map(([name]) => name) ?? [];
+      t.equal(new Set(all).size, all.length, `${what}: no header twice`);
+      t.notMatch(all.join(' '), /server|powered|strict-transport/, what);
+    }
+  });
+
+  t.test('what a key can read is for no cache', async (t) => {
+    for (const [status, bytes] of answers) {
+      if (!bytes.includes('/v1/') || status === 204) continue;
+      t.equal(header((await send(port, bytes))[0], 'cache-control'), 'no-store', bytes.slice(0, 30));
+    }
+  });
+});
+
+t.test('CORS', async (t) => {
+  const allowed = ['https://app.example.com', 'https://admin.example.com:8443'];
+  const [service, closed] = await Promise.all([
+    startTestApp(t, { CORS_ORIGINS: allowed.join() }),
+    startTestApp(t),
+  ]);
+
+  t.test('opens for exactly the listed origins', async (t) => {
+    const table: [origin: string | undefined, open: boolean][] = [
+      ['https://app.example.com', true],
+      ['https://admin.example.com:8443', true],
+      ['http://app.example.com', false],
+      ['https://app.example.com:444', false],
+      ['https://app.example.com.evil.example', false],
+      ['https://evilapp.example.com', false],
+      ['https://APP.example.com', false],
+      ['null', false],
+      ['', false],
+      [undefined, false],
+    ];
+    for (const [origin, open] of table) {
+      const headers = origin === undefined ? {} : { origin };
+      const refused = await service.request('GET', '/v1/orders', { headers });
+      t.equal(refused.status, 401, 'a page must be able to read why');
+      t.equal(refused.headers['access-control-allow-origin'], open ? origin : undefined, `${origin}`);
+      t.match(refused.headers.vary, /\bOrigin\b/, 'caches keep origins apart');
+      t.equal(refused.headers['access-control-allow-credentials'], undefined);
+    }
+  });
+
+  t.test('answers preflights of every method in use, without a key', async (t) => {
+    for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']) {
+      const headers = {
+        origin: 'https://app.example.com',
+        'access-control-request-method': method,
+        'access-control-request-headers': 'authorization,if-match,idempotency-key',
+      };
+      const { status, headers: answered } = await service.request('OPTIONS', ORDER, { headers });
+      t.equal(status, 204);
+      t.equal(answered['access-control-allow-origin'], 'https://app.example.com');
+      t.ok(String(answered['access-control-allow-methods']).split(', ').includes(method), method);
+      for (const name of ['authorization', 'x-api-key', 'content-type', 'if-match', 'idempotency-key']) {
+        t.ok(String(answered['access-control-allow-headers']).split(', ').includes(name), name);
+      }
+    }
+    const headers = { origin: 'https://evil.example', 'access-control-request-method': 'PATCH' };
+    const refused = await service.request('OPTIONS', ORDER, { headers });
+    t.equal(refused.headers['access-control-allow-origin'], undefined);
+  });
+
+  t.test('does not turn unknown URLs into known ones', async (t) => {
+    t.equal((await service.request('GET', '/nowhere')).status, 404);
+    t.equal((await service.request('OPTIONS', '/nowhere')).status, 404);
+    t.equal((await service.request('OPTIONS', '/v1/orders')).status, 405);
+  });
+
+  t.test('is closed without CORS_ORIGINS', async (t) => {
+    const origin = 'https://app.example.com';
+    const read = await closed.request('GET', '/v1/orders', { headers: { origin } });
+    const preflight = { origin, 'access-control-request-method': 'PATCH' };
+    const asked = await closed.request('OPTIONS', '/v1/orders', { headers: preflight });
+    t.equal(asked.status, 405);
+    for (const { headers } of [read, asked]) {
+      t.notMatch(Object.keys(headers).join(' '), /access-control/);
+    }
+  });
+});
+
+t.test(
+  'a failure inside says nothing of the inside, and the log says all of it, once, under the same id',
+  async (t) => {
+    const databaseUrl = await createDatabase(t);
+    const service = await startTestApp(t, { DATABASE_URL: databaseUrl });
+    const { token } = await service.issueKey();
+    await withClient(databaseUrl, (client) =>
+      client.query('alter table orders rename column currency to s3cret'),
+    );
+    const errors = [
+      Object.assign(new Error('connect ECONNREFUSED postgres://app:s3cret@db.internal:5432/app'), {
+        code: 'ECONNREFUSED',
+        detail: 'Key (reference)=(s3cret) exists',
+        statusCode: 500,
+      }),
+      new TypeError('cannot read', { cause: new Error('select s3cret from orders') }),
+      's3cret, thrown as text',
+      undefined,
+    ];
+
+    const answers = [await service.request('GET', '/v1/orders', { token })];
+    for (const error of errors) {
+      onRead(service, () => Promise.reject(error));
+      answers.push(await service.request('GET', ORDER, { token }));
+    }
+
+    for (const { status, text, json, headers } of answers) {
+      t.match({ status, code: json.code }, { status: 500, code: 'internal' });
+      t.notMatch(text + JSON.stringify(headers), /s3cret|postgres|ECONN|select|column|TypeError|\.ts|at /);
+      const lines = service.logs.filter((line) => line.request_id === json.instance);
+      t.same(
+        lines.map((line) => [line.level, line.message]),
+        [
+          ['error', 'request failed'],
+          ['info', 'request completed'],
+        ],
+      );
+    }
+    const [sql, connection, caused] = service.logs.flatMap(({ error }) =>
+      error ? [JSON.stringify(error)] : [],
+    );
+    t.match(sql, /column .*currency.* does not exist.*stack/s);
+    t.match(connection, /postgres:\/\/app:\*\*\*@db\.internal/, 'the password is masked');
+    t.notMatch(connection, /Key \(reference\)/, 'values of rows stay out');
+    t.match(caused, /cannot read.*select s3cret from orders/s, 'causes are told');
+  },
+);
+
+t.test('the request log', async (t) => {
+  const service = await startTestApp(t, { SLOW_REQUEST_THRESHOLD_MS: '60', DOCS_ENABLED: 'true' });
+  const port = await listen(service);
+  const { id, token } = await service.issueKey();
+  const linesOf = async (work: () => Promise<unknown>) => {
+    const from = service.logs.length;
+    await work();
+    return service.logs.slice(from);
+  };
+
+  t.test('has one line for a request, with exactly the documented fields', async (t) => {
+    const known = await linesOf(() => service.request('GET', `${ORDER}?x=1`, { token }));
+    const unknown = await linesOf(() => service.request('DELETE', '/v1/nowhere'));
+    const malformed = await linesOf(() => send(port, 'garbage\r\n\r\n'));
+    const undecodable = await linesOf(() => send(port, get('/v1/%zz')));
+
+    const fields = [
+      'timestamp',
+      'level',
+      'logger',
+      'message',
+      'request_id',
+      'method',
+      'endpoint',
+      'status',
+      'duration_ms',
+    ];
+    const lines = [known, unknown, malformed, undecodable];
+    t.same(
+      lines.map(({ length }) => length),
+      [1, 1, 1, 1],
+    );
+    for (const [line] of [unknown, malformed, undecodable])
+      t.same(Object.keys(line ?? {}).toSorted(), fields.toSorted());
+    t.same(Object.keys(known[0] ?? {}).toSorted(), [...fields, 'tenant', 'key_id'].toSorted());
+    t.match(known[0], {
+      level: 'info',
+      logger: 'hardpoint',
+      message: 'request completed',
+      tenant: 'acme',
+      key_id: id,
+      method: 'GET',
+      endpoint: '/v1/orders/:id',
+      duration_ms: Number,
+    });
+    t.equal(new Date(String(known[0]?.timestamp)).toISOString(), known[0]?.timestamp);
+    t.match(unknown[0], { method: 'DELETE', endpoint: 'unmatched', status: 401 });
+    t.match(malformed[0], { method: 'OTHER', endpoint: 'unmatched', status: 400 });
+  });
+
+  t.test('cannot be written by a client', async (t) => {
+    const line = '%0a{"level":"fatal","message":"forged"}%0d%0a';
+    const forged = await linesOf(async () => {
+      await service.request('GET', `/v1/${line}?${line}`, { headers: { 'user-agent': line, referer: line } });
+      await service.request('GET', `/v1/orders/${line}`, { token, headers: { 'x-request-id': line } });
+      await send(port, get(`/${line}%zz`, `X-Request-Id: ${line}`));
+    });
+    t.equal(forged.length, 3);
+    t.notMatch(JSON.stringify(forged), /forged/);
+  });
+
+  t.test('leaves probes out', async (t) => {
+    const lines = await linesOf(async () => {
+      for (const url of ['/health', '/health/live', '/health/ready']) await service.request('GET', url);
+    });
+    t.same(lines, []);
+  });
+
+  t.test('holds no secret, no query and no body', async (t) => {
+    const secrets = ['c4n4ry', token, token.slice(-20)];
+    const lines = await linesOf(async () => {
+      const headers = { cookie: 'session=c4n4ry', 'x-api-key': 'c4n4ry', 'proxy-authorization': 'c4n4ry' };
+      await service.request('GET', '/v1/orders?status=c4n4ry', { token });
+      await service.request('GET', '/v1/orders?api_key=c4n4ry', { headers });
+      await service.request('POST', '/v1/orders', { token, body: newOrder({ reference: 'c4n4ry' }) });
+      await service.request('POST', '/v1/orders', { token, body: newOrder({ reference: 'c4n4ry' }) });
+      await service.request('POST', '/v1/orders', { token, body: { c4n4ry: 'c4n4ry' } });
+      await service.request('POST', '/v1/api-keys', {
+        token,
+        body: { name: 'c4n4ry', scopes: ['c4n4ry:c4n4ry'] },
+      });
+      await service.request('GET', '/c4n4ry/c4n4ry', { token: `hp_live_c4n4ry_${token}` });
+      await send(port, get('/v1/orders', 'Authorization: Basic c4n4ry', `X-A: ${'c4n4ry'.repeat(3000)}`));
+      await send(port, get('/v1/orders', 'Authorization : c4n4ry'));
+    });
+    t.equal(lines.length, 9);
+    for (const secret of secrets) t.notMatch(JSON.stringify(lines), new RegExp(secret));
+  });
+
+  t.test('warns of a slow request once', async (t) => {
+    onRead(service, () => delay(100).then(() => NOTHING));
+    const before = await service.metric('api_slow_requests_total');
+    const lines = await linesOf(() => service.request('GET', ORDER, { token }));
+
+    t.match(lines, [{ level: 'warn', message: 'SLOW REQUEST', endpoint: '/v1/orders/:id', status: 404 }]);
+    t.equal(lines.length, 1);
+    t.ok(Number(lines[0]?.duration_ms) >= 95);
+    t.equal(await service.metric('api_slow_requests_total'), before + 1);
+  });
+
+  t.test('tells of a client that hung up before its answer', async (t) => {
+    let release = (_: unknown): void => {};
+    onRead(service, () => new Promise((resolve) => (release = resolve)));
+    const before = service.logs.length;
+    const socket = connect(port, '127.0.0.1');
+    socket.write(get(ORDER, `Authorization: Bearer ${token}`));
+    await until(
+      'the request is in flight',
+      async () => (await service.metric('api_requests_in_flight')) === 1,
+    );
+    socket.destroy();
+    await once(socket, 'close');
+
+    await until('the request is in the log', () => service.logs.length > before);
+    release(NOTHING);
+    t.match(service.logs.slice(before), [{ status: 499, endpoint: '/v1/orders/:id' }]);
+    t.equal(await service.metric('api_requests_in_flight'), 0);
+    t.equal(await service.metric('api_requests_total{method="GET",route="/v1/orders/:id",status="499"}'), 1);
+  });
+});
+
+t.test('a process that falls behind sheds requests, stays alive for probes, and recovers', async (t) => {
+  const service = await startTestApp(t, { MAX_EVENT_LOOP_DELAY_MS: '100' });
+  const { token } = await service.issueKey();
+  const ask = () => service.request('GET', '/v1/orders', { token });
+  t.equal((await ask()).status, 200);
+
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_200);
+  await until('requests are shed', async () => (await ask()).status === 503);
+  const shed = await ask();
+  const live = await service.request('GET', '/health/live');
+  const ready = await service.request('GET', '/health/ready');
+
+  t.match(shed, { status: 503, json: { code: 'overloaded' }, headers: { 'retry-after': '2' } });
+  t.equal(live.status, 200);
+  t.equal(ready.status, 200);
+  await until('requests are taken again', async () => (await ask()).status === 200);
+});
+
+t.test('metrics', async (t) => {
+  const service = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '1000000' });
+  const scrape = async () => (await service.internal.inject('/metrics')).body;
+  const seriesOf = (text: string) =>
+    text
+      .split('\n')
+      .filter((line) => line !== '' && !line.startsWith('#'))
+      .map((line) => line.slice(0, line.lastIndexOf(' ')));
+  const first = await scrape();
+
+  t.test('exist before the first request', async (t) => {
+    const series = seriesOf(first);
+    for (const [name, metric] of Object.entries(service.metrics)) {
+      if (!('name' in metric)) continue;
+      const own = String(metric.name);
+      t.ok(
+        series.some((line) => line.replace(/(_bucket|_sum|_count)?(\{.*)?$/, '') === own),
+        `${name} ${own}`,
+      );
+    }
+    for (const status of ['200', '500', '503', '504']) {
+      t.ok(series.includes(`api_requests_total{method="GET",route="/v1/orders",status="${status}"}`), status);
+    }
+    t.match(first, /^process_cpu_seconds_total /m);
+    t.match(first, /^nodejs_eventloop_lag_p99_seconds /m);
+  });
+
+  t.test('are in the text format', async (t) => {
+    const label = '[a-zA-Z_]\\w*="(?:[^"\\\\\\n]|\\\\["\\\\n])*"';
+    const sample = new RegExp(
+      `^[a-zA-Z_:][\\w:]*(?:\\{${label}(?:,${label})*\\})? (?:[-+]?[\\d.]+(?:e[-+]?\\d+)?|NaN|[+-]Inf)$`,
+    );
+    const comment = /^# (HELP [a-zA-Z_:][\w:]* .*|TYPE [a-zA-Z_:][\w:]* (counter|gauge|histogram|summary))$/;
+    const lines = first.split('\n');
+    t.equal(lines.pop(), '', 'ends with a line feed');
+    t.same(
+      lines.filter((line) => line !== '' && !sample.test(line) && !comment.test(line)),
+      [],
+    );
+    t.equal(new Set(seriesOf(first)).size, seriesOf(first).length, 'no series twice');
+    const { headers } = await service.internal.inject('/metrics');
+    t.equal(headers['content-type'], 'text/plain; version=0.0.4; charset=utf-8');
+  });
+
+  t.test('do not grow with what clients make up', async (t) => {
+    const { token } = await service.issueKey();
+    const methods = [
+      'GET',
+      'HEAD',
+      'POST',
+      'PUT',
+      'PATCH',
+      'DELETE',
+      'OPTIONS',
+      'TRACE',
+      'PROPFIND',
+      'MKCOL',
+    ] as const;
+    const flood = async (count: number, seed: string) => {
+      for (let i = 0; i < count; i++) {
+        const name = `${seed}${i}`;
+        const url =
+          [`/${name}`, `/v1/${name}`, `/v1/orders/${name}`, `/v1/orders?${name}=1`, `/v1/%zz${name}`][
+            i % 5
+          ] ?? '';
+        const method = methods[Math.floor(i / 5) % methods.length] as 'GET';
+        const key = [token, undefined, name, `hp_live_${name}`][Math.floor(i / 50) % 4];
+        await service.request(method, url, { ...(key === undefined ? {} : { token: key }) });
+      }
+    };
+    await flood(200, 'a');
+    const before = seriesOf(await scrape());
+    await flood(1_000, 'b');
+
+    t.same(seriesOf(await scrape()).toSorted(), before.toSorted());
+  });
+
+  t.test('are all that the internal listener has', async (t) => {
+    for (const [method, url] of [
+      ['GET', '/'],
+      ['GET', '/c4n4ry'],
+      ['GET', '/metrics/'],
+      ['GET', '/health'],
+      ['GET', '/v1/orders'],
+      ['POST', '/metrics'],
+    ] as const) {
+      const { statusCode, body, headers } = await service.internal.inject({ method, url });
+      t.equal(statusCode, 404, `${method} ${url}`);
+      t.match(headers['content-type'], 'application/problem+json');
+      t.notMatch(body, /c4n4ry/);
+    }
+    t.equal((await service.request('GET', '/metrics')).status, 404, 'and the public one has none');
+  });
+});
