@@ -44,10 +44,10 @@ export function withoutRemoved(path: string, text: string, removal: Removal): st
   return rest;
 }
 
-/** What the rules above left behind: `path:line` of each mention of something that is gone. */
-export function findMentions(path: string, text: string, removal: Removal): string[] {
+/** The lines that the rules above left behind, though they speak of something that is gone. */
+export function findMentions(text: string, removal: Removal): number[] {
   const mention = mentionsOf(removal);
-  return text.split('\n').flatMap((line, index) => (mention.test(line) ? [`${path}:${index + 1}`] : []));
+  return text.split('\n').flatMap((line, index) => (mention.test(line) ? [index + 1] : []));
 }
 
 /** `package.json`, as far as it matters here. */

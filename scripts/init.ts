@@ -40,13 +40,17 @@ export async function initProject(folder: string, args: string[]): Promise<strin
 
   const rewritten = changes.filter(({ newText }) => newText !== undefined).length;
   const moved = changes.filter(({ path, newPath }) => newPath !== undefined && newPath !== path);
-  const mentions = [...after].flatMap(([path, text]) => findMentions(path, text, removal));
+  const mentions = [...after].map(([path, text]) => ({ path, lines: findMentions(text, removal) }));
   return [
     `${names.title}: ${rewritten} files changed, ${moved.length} renamed, ${removal.files.size} removed.`,
     `API keys begin with ${prefix}_, Redis keys with ${prefix}:, the database is ${names.snake}.`,
     ...moved.map(({ path, newPath }) => `  renamed ${path} -> ${newPath}`),
     ...[...removal.files].map((path) => `  removed ${path}`),
-    ...mentions.map((place) => `  look at ${place}: it speaks of something that was removed`),
+    ...mentions
+      .filter(({ lines }) => lines.length > 0)
+      .map(
+        ({ path, lines }) => `  look at ${path}: it speaks of what was removed, in line ${lines.join(', ')}`,
+      ),
     'Next:',
     '  - Look through it: git diff. LICENSE names the holder of the copyright, package.json describes the service.',
     ...(existsSync(join(folder, '.env'))

@@ -49,6 +49,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
   const { announce } = createKeyEvents(keys, redis, log);
   const usage = startKeyUsage(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, log });
+  const alone = cacheRedis === undefined && config.rateLimit.expectedReplicas === 1;
   const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
 
   return {
@@ -56,7 +57,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
     replica: createReplicaReader({ primary: db, replica: replicaDb, marks }, deps),
     cache: config.cache.enabled
       ? createCache(
-          { prefix: 'hp:cache', ...config.cache },
+          { prefix: 'hp:cache', ...config.cache, alone },
           { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
         )
       : createNoCache(),

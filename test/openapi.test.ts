@@ -46,16 +46,18 @@ function resolve(document: Json, value: Json): Json {
     .reduce((found: Json, name: string) => found[name], document);
 }
 
+const BASE = 'http://localhost/openapi.json';
+
 function createAjv(document: Json): Ajv2020 {
   const ajv = new Ajv2020({ strict: false, allErrors: true });
   addFormats.default(ajv);
-  ajv.addSchema({ ...document, $id: 'urn:document' });
+  ajv.addSchema({ ...document, $id: BASE });
   return ajv;
 }
 
 /** Why a value does not fit a schema of the document; undefined when it does. */
 function misfit(ajv: Ajv2020, schema: Json, value: unknown): string | undefined {
-  const located = JSON.parse(JSON.stringify(schema).replaceAll('"#/', '"urn:document#/')) as Json;
+  const located = JSON.parse(JSON.stringify(schema).replaceAll('"#/', `"${BASE}#/`)) as Json;
   return ajv.validate(located, value) ? undefined : ajv.errorsText();
 }
 
@@ -206,8 +208,8 @@ t.test(
       start(),
       start({ ENFORCE_HTTPS: 'true', TRUSTED_PROXIES: '127.0.0.1' }),
       start({
-        POOL_WAIT_TIMEOUT_MS: '300',
-        QUERY_TIMEOUT_SECONDS: '0.4',
+        POOL_WAIT_TIMEOUT_MS: '1900',
+        QUERY_TIMEOUT_SECONDS: '2',
         CONNECTION_POOL_SIZE: '20',
         QUERY_MAX_ROWS: '1',
       }),
@@ -247,10 +249,10 @@ t.test(
       if (!documented) return void t.fail(`${name}: ${status} is not documented`);
       const { headers, content = {} } = resolve(document, documented);
       const [type] = String(answer.headers['content-type'] ?? '').split(';');
-      t.equal(type, Object.keys(content).join(), `${name} has the documented content type`);
       const { schema, examples } = content[String(type)] ?? {};
-      if (schema) t.equal(misfit(ajv, schema, json), undefined, `${name} has a body that fits`);
-      else t.equal(text, '', `${name} has no body`);
+      if (Object.keys(content).length === 0) t.equal(text, '', `${name} has no body`);
+      else if (!schema) t.fail(`${name}: the content type ${type} is not documented`);
+      else t.equal(misfit(ajv, schema, json), undefined, `${name} has a body that fits`);
       t.notMatch(text, 'undeclared', `${name} keeps undeclared columns inside`);
       if (examples) t.ok(examples[expected], `${name} is documented`);
 

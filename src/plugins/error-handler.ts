@@ -46,7 +46,7 @@ export function renderProblem(error: AppError, requestId: string): { status: num
 /** Register first: scopes inherit only the handlers that exist when they are made. */
 export const errorHandler = fp<{ metrics: Metrics }>(
   async (app, { metrics }) => {
-    app.setErrorHandler((thrown: FastifyError | AppError, request, reply) => {
+    app.setErrorHandler((thrown: unknown, request, reply) => {
       const error = toAppError(thrown);
       const { status, body } = renderProblem(error, request.id);
       metrics.errors.inc({ code: error.code });
@@ -66,9 +66,11 @@ export const errorHandler = fp<{ metrics: Metrics }>(
 );
 
 /** What Fastify and its plugins throw, in our own words: their messages may echo input or tell of the inside. */
-export function toAppError(thrown: FastifyError | AppError): AppError {
+export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
-  switch (thrown.code) {
+  if (!(thrown instanceof Error)) return internal(thrown);
+  const { code, statusCode = 500 } = thrown as Partial<FastifyError>;
+  switch (code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new AppError('payload_too_large', 'The body is larger than this service accepts');
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
@@ -87,13 +89,17 @@ export function toAppError(thrown: FastifyError | AppError): AppError {
       return new AppError('timeout', 'The request took too long', { cause: thrown });
   }
   // secure-json-parse and JSON.parse throw a plain SyntaxError with statusCode 400 for a bad body.
-  if (thrown instanceof SyntaxError && thrown.statusCode === 400) {
+  if (thrown instanceof SyntaxError && statusCode === 400) {
     return new AppError('malformed_json', 'The body is not valid JSON');
   }
-  if (thrown.statusCode !== undefined && thrown.statusCode >= 400 && thrown.statusCode < 500) {
+  if (statusCode >= 400 && statusCode < 500) {
     return new AppError('bad_request', 'The request is not valid', { cause: thrown });
   }
+  return internal(thrown);
+}
+
+function internal(cause: unknown): AppError {
   return new AppError('internal', 'Something went wrong here; quote the instance when you report it', {
-    cause: thrown,
+    cause,
   });
 }

@@ -63,7 +63,7 @@ export const observe = fp<ObserveOptions>(
         principal: request.principal,
         method: request.method,
         route,
-        status: reply.raw.writableFinished ? reply.statusCode : CLIENT_CLOSED_REQUEST,
+        status: reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST,
         durationMs,
         quiet: request.routeOptions.config.quiet ?? false,
       });

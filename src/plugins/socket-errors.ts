@@ -68,10 +68,10 @@ export function createSocketErrorHandler(options: RawAnswerOptions) {
 /** Answers what Fastify's router refuses before any hook runs: URLs that cannot be decoded or are too long. */
 export function createFrameworkErrorHandler(
   options: RawAnswerOptions,
-  toAppError: (thrown: never) => AppError,
+  toAppError: (thrown: unknown) => AppError,
 ) {
   return (thrown: unknown, request: FastifyRequest, reply: FastifyReply): void => {
-    const { status, headers, body } = problem(options, toAppError(thrown as never), request.id);
+    const { status, headers, body } = problem(options, toAppError(thrown), request.id);
     record(options, request.id, request.method, status);
     reply.raw.writeHead(status, headers).end(request.method === 'HEAD' ? undefined : body);
   };

@@ -32,13 +32,18 @@ const TEXT_BYTES_MAX = 2 ** 20;
 const OUTAGES = new Set<ErrorCode>(['internal', 'unavailable', 'overloaded', 'timeout', 'request_timeout']);
 
 /** Finds what this process does not keep: in Redis, in another process that loads it, or by loading. */
-export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefined, warn: Warn) {
+export function createCacheFill(
+  kept: KeptEntries,
+  shared: SharedCache | undefined,
+  alone: boolean,
+  warn: Warn,
+) {
   const refreshes = createSingleFlight<void>(LEASE_MS);
   const waitedInVain = new LRUCache<string, true>({ max: 1000, ttl: LEASE_MS });
 
   async function find(search: Search, mine: () => boolean): Promise<Found> {
     const { id } = search;
-    const first = shared ? await shared.read(id, 2) : NOTHING_HELD;
+    const first = shared ? await shared.read(id, 2) : keptAlone(id);
     const waited = first.busy && !waitedInVain.has(id);
     const held = waited ? await waitForOther(id) : first;
     if (!held.entry || ageInTtls(held.entry) >= 2) return load(search, held, mine);
@@ -46,6 +51,12 @@ export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefin
     if (mine()) kept.keep(id, held.entry);
     if (ageInTtls(held.entry) >= 1) refresh(search);
     return { ...toFound(held.entry), ...(waited && { result: 'coalesced' }) };
+  }
+
+  /** Without Redis: what went stale here was invalidated by nobody else, if there is nobody else. */
+  function keptAlone(id: string): Held {
+    const entry = alone ? kept.findLast(id) : undefined;
+    return entry ? { entry, busy: false } : NOTHING_HELD;
   }
 
   /** Ends with the value, with the lease when its holder gave up, or after WAIT_MS with neither: the holder may be dead. */
@@ -91,7 +102,7 @@ export function createCacheFill(kept: KeptEntries, shared: SharedCache | undefin
     if (refreshes.find(search.id)) return;
     const work = async (mine: () => boolean) => {
       const held = (await shared?.read(search.id, 1)) ?? NOTHING_HELD;
-      if (held.lease) await load(search, held, mine);
+      if (held.lease || !shared) await load(search, held, mine);
     };
     refreshes.start(search.id, work).catch((error: unknown) => {
       warn({ reason: (error as Error).message }, 'a cached value could not be refreshed');

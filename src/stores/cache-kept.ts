@@ -3,13 +3,16 @@ import type { CacheEntry } from './cache-entry.ts';
 
 export type KeptEntries = ReturnType<typeof createKeptEntries>;
 
-/** News of an invalidation can get lost: nothing kept in this process is believed for longer. */
+/** News of an invalidation can get lost: with other processes about, nothing kept here is believed for longer. */
 const TRUST_MS = 1000;
 const ENTRIES_MAX = 5000;
 const TEXT_LENGTH_MAX = 32 * 2 ** 20;
 
-/** The tier in this process: ready objects, bounded in number and in the length of their JSON. */
-export function createKeptEntries() {
+/**
+ * The tier in this process: ready objects, bounded in number and in the length of their JSON. A process that is
+ * `alone` hears of every invalidation, and believes what it keeps as long as it is fresh.
+ */
+export function createKeptEntries(alone: boolean) {
   const kept = new LRUCache<string, { entry: CacheEntry; trustedUntilMs: number }>({
     max: ENTRIES_MAX,
     maxSize: TEXT_LENGTH_MAX,
@@ -31,8 +34,10 @@ export function createKeptEntries() {
     keep(id: string, entry: CacheEntry): void {
       const now = performance.now();
       const turnsStaleMs = entry.loadedAtMs + entry.ttlMs;
-      const goodUntilMs = now < turnsStaleMs ? turnsStaleMs : entry.loadedAtMs + entry.lifeMs;
-      kept.set(id, { entry, trustedUntilMs: Math.min(now + TRUST_MS, goodUntilMs) });
+      const fresh = now < turnsStaleMs;
+      const goodUntilMs = fresh ? turnsStaleMs : entry.loadedAtMs + entry.lifeMs;
+      const trustMs = alone && fresh ? Infinity : TRUST_MS;
+      kept.set(id, { entry, trustedUntilMs: Math.min(now + trustMs, goodUntilMs) });
     },
 
     forget(id: string): void {

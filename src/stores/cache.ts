@@ -40,8 +40,8 @@ export interface Cache {
     options?: CacheReadOptions<T>,
   ): Promise<Cached<T>>;
   /**
-   * Commit, then invalidate; after a create too, its absence may be remembered. Whoever asks this process after it resolved never gets a value whose load
-   * began before; other processes follow in milliseconds, and in a second when the news is lost. Never
+   * Commit, then invalidate; after a create too, its absence may be remembered. Whoever asks this
+   * process after it resolved never gets a value whose load began before; other processes follow in milliseconds, and in a second when the news is lost. Never
    * rejects: what Redis could not be told is told when it is back.
    */
   invalidate(key: CacheKey): Promise<void>;
@@ -50,7 +50,7 @@ export interface Cache {
 /**
  * Get or load, in two tiers:
  *
- *     kept by this process, for 1 s at most? ── yes ──► hit, stale, negative: nothing is parsed
+ *     kept by this process, and trusted?     ── yes ──► hit, stale, negative: nothing is parsed
  *       │ no
  *     is this process looking for it? ── yes ──► wait for that flight: coalesced
  *       │ no
@@ -60,17 +60,18 @@ export interface Cache {
  *       │
  *     keep it here, unless the key was invalidated since the flight began; fill Redis, if the lease holds
  *
- * Without Redis it is a cache of one second. `cache_requests_total` counts one result a read, and
+ * A kept value is trusted for 1 s at most, or as long as it is fresh by a process that is `alone`.
+ * `cache_requests_total` counts one result a read, and
  * `error` besides for every command that failed. What is larger than `maxRows` or 1 MiB passes through.
  */
 export function createCache(
-  settings: { prefix: string; ttlSeconds: number; maxRows: number },
+  settings: { prefix: string; ttlSeconds: number; maxRows: number; alone: boolean },
   { redis, log, metrics }: { redis?: RedisHandle; log: Logger; metrics: Metrics },
 ): Cache {
-  const kept = createKeptEntries();
+  const kept = createKeptEntries(settings.alone);
   const flights = createSingleFlight<Found>(LEASE_MS);
   const shared = redis && createSharedCache(settings.prefix, redis, { log, metrics });
-  const { find, refreshes } = createCacheFill(kept, shared, createIntervalWarning(log));
+  const { find, refreshes } = createCacheFill(kept, shared, settings.alone, createIntervalWarning(log));
 
   shared?.listen(forget, kept.distrustAll);
 

@@ -223,8 +223,8 @@ t.test('pages show each key once, also those of one millisecond', async (t) => {
 
   const seen: string[] = [];
   for (let next = ''; next !== null;) {
-    const url = `/v1/api-keys?limit=5${next && `&cursor=${next}`}`;
-    const page = (await request('GET', url, { token })).json;
+    const path = `/v1/api-keys?limit=5${next && `&cursor=${next}`}`;
+    const page = (await request('GET', path, { token })).json;
     seen.push(...page.data.map(({ id }: { id: string }) => id));
     next = page.next;
   }
@@ -264,7 +264,7 @@ t.test('a stranger gets 404 for every id of another tenant, on every route', asy
     const ask = (token: string, of: string) => {
       const headers = { 'if-match': '"1"' };
       const url = path.replace('{id}', of);
-      return request(method as 'GET', url, { token, headers, ...(body && { body }) });
+      return request(method, url, { token, headers, ...(body && { body }) });
     };
     if (method === 'GET') await ask(owner, id);
 

@@ -10,7 +10,10 @@ import { openRedis } from '../../src/stores/redis.ts';
 const [url = '', reads = ''] = process.argv.slice(2);
 const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('test') };
 const redis = openRedis({ url, commandTimeoutMs: 1000, role: 'cache' }, deps);
-const cache = createCache({ prefix: 'fleet', ttlSeconds: 60, maxRows: 100 }, { redis, ...deps });
+const cache = createCache(
+  { prefix: 'fleet', ttlSeconds: 60, maxRows: 100, alone: false },
+  { redis, ...deps },
+);
 while (!redis.ready()) await delay(5);
 process.stdout.write('ready\n');
 await once(process.stdin, 'data');

@@ -24,7 +24,7 @@ process.on('unhandledRejection', (error) => unhandled.push(error));
 async function openProcess(
   t: Test,
   url: string | undefined,
-  settings: { ttlSeconds?: number; maxRows?: number } = {},
+  settings: { ttlSeconds?: number; maxRows?: number; alone?: boolean } = {},
 ) {
   const lines: Record<string, string>[] = [];
   const log = pino({ messageKey: 'message' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
@@ -34,7 +34,7 @@ async function openProcess(
     : undefined;
   if (redis) t.teardown(() => redis.close());
   const cache = createCache(
-    { prefix: 'test', ttlSeconds: 60, maxRows: 100, ...settings },
+    { prefix: 'test', ttlSeconds: 60, maxRows: 100, alone: false, ...settings },
     { log, metrics, ...(redis && { redis }) },
   );
   const results = async () => {
@@ -561,6 +561,29 @@ t.test('without Redis it is a cache of one second that loads once at a time', as
   load.value = 'third';
   t.equal(await alone.cache.get(KEY, load), 'third');
 });
+
+t.test(
+  'a process that is alone believes what it keeps while it is fresh, then refreshes behind it',
+  async (t) => {
+    const { cache } = await openProcess(t, undefined, { ttlSeconds: 1.5, alone: true });
+    const key = { tenant: 'a', name: 'thing', id: '1' };
+    let loads = 0;
+    const load = async () => ++loads;
+    t.equal(await cache.get(key, load), 1);
+    await delay(1200);
+    t.equal(
+      (await cache.getWithAge(key, load)).result,
+      'hit',
+      'longer than another process would be trusted for',
+    );
+
+    await until(async () => (await cache.getWithAge(key, load)).result === 'stale');
+    await until(() => loads === 2);
+    t.equal(await cache.get(key, load), 2);
+    await cache.invalidate(key);
+    t.equal(await cache.get(key, load), 3, 'an invalidation counts at once');
+  },
+);
 
 t.test('what is too big passes through, and nobody waits for it', async (t) => {
   const processes = await openProcesses(t, { maxRows: 3 });

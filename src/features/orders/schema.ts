@@ -9,8 +9,13 @@ export type OrderStatus = (typeof STATUSES)[number];
 const MAX_TOTAL_MINOR = 1_000_000_000_000;
 
 const status = z.enum(STATUSES).describe('Where the order stands');
+/** Years of four digits begin with 0000, which neither our calendar nor Postgres has. */
+const hasYear = (moment: string) => !moment.startsWith('0000');
+const noYear = 'there is no year 0';
+
 const timestamp = z.iso
   .datetime()
+  .refine(hasYear, noYear)
   .describe('UTC, RFC 3339')
   .meta({ examples: ['2026-01-31T12:00:00.000Z'] });
 const currency = z
@@ -96,6 +101,7 @@ export const SummaryQuery = z
   .strictObject({
     from: z.iso
       .date()
+      .refine(hasYear, noYear)
       .describe('First day, UTC')
       .meta({ examples: ['2026-01-01'] }),
     to: z.iso
