@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 import { fastify } from 'fastify';
 
 /** The floor: Fastify alone, answering the same body through a compiled serializer. */

@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 /** Preloaded into a measured process: answers its parent with what it has used so far. */
 process.on('message', (message) => {
   if (message !== 'usage') return;

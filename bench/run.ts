@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 import autocannon from 'autocannon';
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';

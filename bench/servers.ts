@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 
@@ -17,7 +18,11 @@ export interface Server {
 const PROBE = new URL('probe.js', import.meta.url).href;
 
 /** Starts a program that reports `{ type: 'listening', url }` to its parent. */
-export async function startServer(file: string, env: NodeJS.ProcessEnv, execArgv: string[] = []): Promise<Server> {
+export async function startServer(
+  file: string,
+  env: NodeJS.ProcessEnv,
+  execArgv: string[] = [],
+): Promise<Server> {
   const child = fork(file, {
     env: { ...process.env, ...env },
     // tsx would count as memory of a compiled program.

@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 import { rm } from 'node:fs/promises';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { runApiKey } from '../src/commands/api-key.ts';

@@ -16,7 +16,7 @@ import { createRequestRecord, observe } from './plugins/observe.ts';
 import { openApi } from './plugins/openapi.ts';
 import { rateLimit } from './plugins/rate-limit.ts';
 import { requestGuard } from './plugins/request-guard.ts';
-import { SECURITY_HEADERS, securityHeaders } from './plugins/security-headers.ts';
+import { readSecurityHeaders, securityHeaders } from './plugins/security-headers.ts';
 import {
   catchStrays,
   createFrameworkErrorHandler,
@@ -47,11 +47,12 @@ const RECEIVE = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000 };
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, log, metrics, lifecycle, services, version } = options;
   const { headersTimeoutMs, requestTimeoutMs } = options.receive ?? RECEIVE;
+  const headers = await readSecurityHeaders();
   const requestIds = createRequestIds(config.http.trustedProxies);
   const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
   const rawAnswers = {
     render: renderProblem,
-    headers: { ...SECURITY_HEADERS, 'content-type': PROBLEM_TYPE, 'cache-control': 'no-store' },
+    headers: { ...headers, 'content-type': PROBLEM_TYPE, 'cache-control': 'no-store' },
     newRequestId: requestIds.next,
     record,
     metrics,
@@ -93,7 +94,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await app.register(errorHandler, { metrics });
   await app.register(validation);
   await app.register(observe, { record, metrics, lifecycle });
-  await app.register(securityHeaders, { corsOrigins: config.http.corsOrigins });
+  await app.register(securityHeaders, { headers, corsOrigins: config.http.corsOrigins });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
   if (config.http.docsEnabled) {

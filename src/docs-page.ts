@@ -37,11 +37,10 @@ export const DOCS_POLICY = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** Keys stay in the memory of the page, which is the default; the default validator is somebody else's server. */
+/** Without `persistAuthorization` keys stay in the memory of the page. */
 const START = `SwaggerUIBundle({
   dom_id: '#swagger-ui',
   url: 'openapi.json',
-  validatorUrl: null,
   deepLinking: true,
   displayRequestDuration: true,
 });

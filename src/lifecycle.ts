@@ -11,9 +11,11 @@ export interface ShutdownParts {
   drainDelayMs: number;
   shutdownTimeoutMs: number;
   log: Logger;
-  /** Stops listening and resolves when the last request in flight was answered. */
+  /** Stops listening and resolves when the last connection was closed. */
   closeListeners: () => Promise<void>;
-  /** Cuts what is still open when the budget is spent. */
+  /** Requests that are being worked on. */
+  countInFlight: () => Promise<number>;
+  /** Cuts the connections that are still open. */
   cutConnections: () => void;
   /** What is closed after the last request, in this order: batches, Redis, Postgres. */
   closers: { name: string; close: () => Promise<void> }[];
@@ -21,6 +23,10 @@ export interface ShutdownParts {
 
 /** Time for the closers after the last request; part of the sum that grace periods must hold. */
 export const CLOSE_BUDGET_MS = 5_000;
+
+/** How long a connection without a request may stay, once nothing is in flight: one may be on its way. */
+const LAST_CALL_MS = 500;
+const POLL_MS = 50;
 
 /** The longest that a shutdown may take before the process is ended by force, in ms. */
 export function shutdownBudgetMs(config: { drainDelayMs: number; shutdownTimeoutMs: number }): number {
@@ -38,17 +44,31 @@ export async function shutDown(parts: ShutdownParts): Promise<boolean> {
   log.info({ drain_delay_ms: parts.drainDelayMs }, 'draining');
   await sleep(parts.drainDelayMs);
 
-  const finished = await within(parts.shutdownTimeoutMs, parts.closeListeners());
+  const done = Promise.race([parts.closeListeners(), nothingInFlight(parts)]);
+  const finished = await within(parts.shutdownTimeoutMs, done);
   if (!finished) {
     log.error({ shutdown_timeout_ms: parts.shutdownTimeoutMs }, 'requests were still in flight and are cut');
-    parts.cutConnections();
   }
+  parts.cutConnections();
   for (const { name, close } of parts.closers) {
-    if (!(await within(CLOSE_BUDGET_MS / parts.closers.length, close())))
-      log.warn({ part: name }, 'did not close in time');
+    const closed = within(CLOSE_BUDGET_MS / parts.closers.length, close());
+    // One that fails must not keep the next from being closed.
+    const inTime = await closed.catch((error: unknown) => log.warn({ part: name, error }, 'failed to close'));
+    if (inTime === false) log.warn({ part: name }, 'did not close in time');
   }
   log.info('stopped');
   return finished;
+}
+
+/**
+ * Node stops looking for late requests when it stops listening: a connection that was opened and says
+ * nothing, or says half a request, would hold the process until its budget is spent.
+ */
+async function nothingInFlight({ countInFlight }: ShutdownParts): Promise<void> {
+  do {
+    while ((await countInFlight()) > 0) await sleep(POLL_MS);
+    await sleep(LAST_CALL_MS);
+  } while ((await countInFlight()) > 0);
 }
 
 async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {

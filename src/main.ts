@@ -10,7 +10,7 @@ import { seedKeys } from './stores/seed-keys.ts';
 import { readVersion } from './version.ts';
 
 await main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof ConfigError ? error.message : String((error as Error).stack)}\n`);
+  process.stderr.write(`${describeFailure(error)}\n`);
   process.exit(1);
 });
 
@@ -33,6 +33,8 @@ async function main(): Promise<void> {
       delay: shutdownBudgetMs(config.lifecycle),
       logger: false,
       onTimeout: () => log.fatal('shutdown took too long'),
+      onSecondSignal: (signal) => log.fatal({ signal }, 'told to stop again: not waiting any longer'),
+      onSecondError: (error) => log.fatal({ error }, 'uncaught error while draining'),
     },
     async ({ err, signal }) => {
       if (err) log.fatal({ error: err }, 'uncaught error: draining');
@@ -45,14 +47,19 @@ async function main(): Promise<void> {
           await app.close();
           await internal.close();
         },
-        cutConnections: () => app.server.closeAllConnections(),
+        countInFlight: async () => (await metrics.requestsInFlight.get()).values[0]?.value ?? 0,
+        cutConnections: () => {
+          for (const { server } of [app, internal]) server.closeAllConnections();
+        },
         closers: services.closers,
       });
       if (!finished) process.exit(1);
     },
   );
   // The parent that gave us a channel is gone: nobody else will stop this process.
-  process.once('disconnect', () => void close());
+  process.once('disconnect', () => {
+    if (!lifecycle.draining) void close();
+  });
 
   if (config.redis.url === undefined)
     log.warn('no REDIS_URL: limits and cache are kept in this process only');
@@ -62,4 +69,13 @@ async function main(): Promise<void> {
   log.info({ version, url, metrics_url: metricsUrl, redis: services.health.redisState() }, 'listening');
   process.send?.({ type: 'listening', url, metricsUrl });
   void seedKeys(config.auth.bootstrapKeys, services.admin, log);
+}
+
+function describeFailure(error: unknown): string {
+  if (error instanceof ConfigError) return error.message;
+  const { syscall, code, message, stack } = error as NodeJS.ErrnoException;
+  if (syscall !== 'listen') return String(stack ?? error);
+  const hint =
+    code === 'EADDRINUSE' ? '; end the process that listens there, or set API_PORT and METRICS_PORT' : '';
+  return `${message}${hint}`;
 }

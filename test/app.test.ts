@@ -1,3 +1,4 @@
+// Goes with the example: src/features/orders
 import t from 'tap';
 import { newOrder, startTestApp } from './support/app.ts';
 

@@ -94,7 +94,8 @@ t.test('stores know nothing of Fastify', async (t) => {
 t.test('only main.ts and commands touch the process', async (t) => {
   t.same(
     offenders(
-      (file, text) => !['main', 'commands'].includes(layerOf(file)) && /\bprocess\.\w|\bconsole\.\w/.test(text),
+      (file, text) =>
+        !['main', 'commands'].includes(layerOf(file)) && /\bprocess\.\w|\bconsole\.\w/.test(text),
     ),
     [],
   );

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import t, { type Test } from 'tap';
 import { newOrder, startTestApp } from './support/app.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
@@ -306,6 +308,8 @@ const TABLE: Record<string, Case[]> = {
     invalid('a time that is none', list(`createdFrom=${CANARY}`)),
     invalid('a day that is none', list('createdFrom=2026-02-30T00:00:00Z')),
     invalid('a time without a zone', list('createdFrom=2026-01-01T00:00:00')),
+    invalid('a year that Postgres does not have', list('createdFrom=0000-01-01T00:00:00Z')),
+    invalid('the same in a day', get('/v1/orders/summary?from=0000-01-01&to=0000-01-02')),
     invalid('a leap second', list('createdFrom=2026-01-01T23:59:60Z')),
     invalid('no dates', get('/v1/orders/summary')),
     invalid('the end before the beginning', get('/v1/orders/summary?from=2026-01-02&to=2026-01-01')),
@@ -427,16 +431,31 @@ t.test('bytes after a good request do not cost it its answer', async (t) => {
   checkProblem(t, third ? [third, ...rest] : [], 400, 'bad_request', 'the bytes');
 });
 
-t.test('after all of it nothing was written, nothing failed inside, and the service goes on', async (t) => {
-  t.same(await countRows(), rowsBefore);
-  t.same(
-    service.logs.filter((line) => line.level !== 'info'),
-    [],
-  );
-  t.equal(await service.metric('api_errors_total{code="internal"}'), 0);
-  t.equal(await service.metric('api_requests_in_flight'), 0);
-  t.equal((await service.request('POST', '/v1/orders', { token, body: newOrder() })).status, 201);
+t.test('a client that asks for a tunnel and resets its connection does no harm', async (t) => {
+  const sockets = Array.from({ length: 20 }, (_, i) => {
+    const socket = connect(port, '127.0.0.1').on('error', () => {});
+    socket.write('CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com\r\n\r\n');
+    setTimeout(() => socket.resetAndDestroy(), i);
+    return socket;
+  });
+  await Promise.all(sockets.map((socket) => once(socket, 'close')));
+
+  t.equal((await service.request('GET', '/health/live')).status, 200);
 });
+
+t.test(
+  'Bad input gets a documented status and a problem body; nothing is written, nothing dies.',
+  async (t) => {
+    t.same(await countRows(), rowsBefore);
+    t.same(
+      service.logs.filter((line) => line.level !== 'info'),
+      [],
+    );
+    t.equal(await service.metric('api_errors_total{code="internal"}'), 0);
+    t.equal(await service.metric('api_requests_in_flight'), 0);
+    t.equal((await service.request('POST', '/v1/orders', { token, body: newOrder() })).status, 201);
+  },
+);
 
 async function countRows(): Promise<Record<string, number>> {
   return withClient(databaseUrl, async (client) => {

@@ -48,7 +48,7 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
     t.equal(await post(await dev.url(), key), 201);
     if (requireTool(t, 'curl')) {
       const { stdout } = await run('sh', ['-c', await dev.line(/^curl .*/m)]);
-      t.match(stdout, /"reference":"kept"/);
+      t.match(stdout, /"name":"kept"/);
     }
     t.equal(
       statSync(join(directory, '.hardpoint/dev-key.json')).mode & 0o077,
@@ -63,7 +63,7 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
     async (t) => {
       const dev = startDev(t, directory);
       t.equal(await dev.key(), key, 'the key of the first start still works');
-      t.match(await list(await dev.url(), key), /"reference":"kept"/);
+      t.match(await list(await dev.url(), key), /"name":"kept"/);
       const everything = dev.processes();
       t.ok(everything.length > 4, 'dev, service, postmaster and its children are known');
 
@@ -86,7 +86,7 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
 
     t.equal(await second.exitCode, 1);
     t.match(second.output(), `pid ${dev.pid}`);
-    t.match(await list(await dev.url(), key), /"reference":"kept"/, 'the first goes on');
+    t.match(await list(await dev.url(), key), /"name":"kept"/, 'the first goes on');
   });
 
   await t.test(
@@ -123,7 +123,7 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
 
     const dev = startDev(t, directory);
     t.equal(await dev.key(), key);
-    t.match(await list(await dev.url(), key), /"reference":"kept"/);
+    t.match(await list(await dev.url(), key), /"name":"kept"/);
     t.strictSame(await survivors([postmaster]), [], 'the one left behind was stopped');
   });
 
@@ -173,7 +173,7 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
     const next = await dev.key();
 
     t.not(next, key);
-    t.match(await list(await dev.url(), next), /"reference":"kept"/);
+    t.match(await list(await dev.url(), next), /"name":"kept"/);
   });
 });
 
@@ -296,23 +296,15 @@ async function survivors(pids: number[]): Promise<number[]> {
 }
 
 async function post(url: string, key: string): Promise<number> {
-  const response = await fetch(`${url}/v1/orders`, {
+  const response = await fetch(`${url}/v1/api-keys`, {
     method: 'POST',
-    headers: {
-      authorization: `Bearer ${key}`,
-      'content-type': 'application/json',
-      'idempotency-key': 'dev-test-1',
-    },
-    body: JSON.stringify({
-      reference: 'kept',
-      currency: 'EUR',
-      items: [{ sku: 'A', quantity: 1, unitPriceMinor: 1 }],
-    }),
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ name: 'kept', scopes: ['audit:read'] }),
   });
   return response.status;
 }
 
 async function list(url: string, key: string): Promise<string> {
-  const response = await fetch(`${url}/v1/orders`, { headers: { authorization: `Bearer ${key}` } });
+  const response = await fetch(`${url}/v1/api-keys`, { headers: { authorization: `Bearer ${key}` } });
   return response.text();
 }

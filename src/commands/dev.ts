@@ -74,7 +74,7 @@ export async function runDev(directory: string, stopped: AbortSignal, say: Say):
 function announce({ url, metricsUrl }: Listening, token: string, say: Say): void {
   say(`API: ${url}, docs: ${url}/docs, metrics: ${metricsUrl ? `${metricsUrl}/metrics` : 'off'}`);
   say(`API key: ${token}`);
-  say(`curl -H "Authorization: Bearer ${token}" ${url}/v1/orders`);
+  say(`curl -H "Authorization: Bearer ${token}" ${url}/v1/api-keys`);
 }
 
 /** The environment, with these where it says nothing. */

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { STATUS_CODES, type Server, type ServerResponse } from 'node:http';
-import type { Duplex } from 'node:stream';
+import type { Socket } from 'node:net';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
 
@@ -24,7 +24,10 @@ interface SocketError extends Error {
   code?: string;
 }
 
-type HttpSocket = Duplex & { _httpMessage?: ServerResponse | null };
+type HttpSocket = Socket & { _httpMessage?: ServerResponse | null };
+
+/** Time for a client that was refused to read why and hang up; then we do. */
+const LINGER_MS = 2_000;
 
 /**
  * Answers what Node's HTTP parser refuses, where often no request object exists: 400, 408 and 431 as
@@ -32,7 +35,7 @@ type HttpSocket = Duplex & { _httpMessage?: ServerResponse | null };
  */
 export function createSocketErrorHandler(options: RawAnswerOptions) {
   // The parser repeats its complaint for every further chunk.
-  const refused = new WeakSet<Duplex>();
+  const refused = new WeakSet<Socket>();
 
   return (thrown: SocketError, socket: HttpSocket): void => {
     if (!refused.has(socket)) answer();
@@ -54,6 +57,7 @@ export function createSocketErrorHandler(options: RawAnswerOptions) {
       record(options, requestId, 'OTHER', status);
       const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
       socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`);
+      socket.setTimeout(LINGER_MS, () => socket.destroy());
     }
 
     /** The request is known and being observed: it is answered under its own id and logged there. */
@@ -82,8 +86,10 @@ export function createFrameworkErrorHandler(
  * know with an empty 417. The first is refused like any other bad request; the second may be ignored
  * (RFC 9110, 10.1.1), so the request goes its usual way.
  */
-export function catchStrays(server: Server, refuse: (error: AppError, socket: Duplex) => void): void {
-  server.on('connect', (_request, socket) => {
+export function catchStrays(server: Server, refuse: (error: AppError, socket: Socket) => void): void {
+  server.on('connect', (_request, socket: Socket) => {
+    // From here on Node does not look after this socket: a reset would be an uncaught exception.
+    socket.on('error', () => socket.destroy());
     refuse(new AppError('bad_request', 'CONNECT is for proxies'), socket);
   });
   server.on('checkExpectation', (request, response) => {

@@ -21,7 +21,7 @@ export const validation = fp(
     app.setValidatorCompiler<z.ZodType>(({ schema, httpPart = 'body' }) => (data) => {
       const result = schema.safeParse(data);
       if (result.success) return { value: result.data };
-      // The router gives /orders/ to /orders/:id; a trailing slash is another URL, not a bad id.
+      // The router gives /things/ to /things/:id; a trailing slash is another URL, not a bad id.
       if (httpPart === 'params' && Object.values(data as object).includes('')) {
         return { error: new AppError('not_found', 'There is nothing at this URL') };
       }

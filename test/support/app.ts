@@ -134,6 +134,7 @@ function lineCollector(lines: Record<string, unknown>[]): Writable {
   });
 }
 
+// example:start
 /** A body for POST /v1/orders that is valid; the reference is a new one each time. */
 export function newOrder(changes: Record<string, unknown> = {}) {
   references += 1;
@@ -146,3 +147,4 @@ export function newOrder(changes: Record<string, unknown> = {}) {
 }
 
 let references = 0;
+// example:end

@@ -1,5 +1,4 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
@@ -8,6 +7,7 @@ import { auditSql, type Actor } from '../../stores/audit.ts';
 import type { Cursors } from '../../stores/cursor.ts';
 import { hasScope } from '../../stores/key-ring.ts';
 import type { Db } from '../../stores/postgres.ts';
+import type { ZodProvider } from '../../zod-provider.ts';
 import * as schema from './schema.ts';
 
 export interface ApiKeyRoutesOptions {
@@ -24,7 +24,7 @@ export async function apiKeys(
   scope: FastifyInstance,
   { db, admin, cursors }: ApiKeyRoutesOptions,
 ): Promise<void> {
-  const app = scope.withTypeProvider<ZodTypeProvider>();
+  const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
     '/api-keys',

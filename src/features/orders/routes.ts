@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import type { Cursors } from '../../stores/cursor.ts';
 import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
 import type { Idempotency } from '../../stores/idempotency.ts';
+import type { ZodProvider } from '../../zod-provider.ts';
 import * as schema from './schema.ts';
 import { createOrderService, type OrderServiceDeps } from './service.ts';
 
@@ -17,7 +17,7 @@ const BY_ID = '/orders/:id';
 
 /** HTTP of orders: takes from the request, calls the service, answers. */
 export async function orders(scope: FastifyInstance, options: OrderRoutesOptions): Promise<void> {
-  const app = scope.withTypeProvider<ZodTypeProvider>();
+  const app = scope.withTypeProvider<ZodProvider>();
   const { idempotency, cursors } = options;
   const service = createOrderService(options);
 

@@ -100,7 +100,10 @@ export function createOrderService({ db, replica, cache, maxRows }: OrderService
     },
 
     /** May be as old as the cache's TTL; reads a replica when it has seen the tenant's own writes. */
-    async summary(tenant: string, range: SummaryQuery): Promise<{ summary: OrderSummary; ageSeconds: number }> {
+    async summary(
+      tenant: string,
+      range: SummaryQuery,
+    ): Promise<{ summary: OrderSummary; ageSeconds: number }> {
       const found = await cache.getWithAge(
         summaryKey(tenant, range),
         async () => {

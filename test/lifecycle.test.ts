@@ -1,0 +1,364 @@
+import { once } from 'node:events';
+import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
+import { connect, createServer } from 'node:net';
+import t, { type Test } from 'tap';
+import { newOrder, startTestApp, type TestApp } from './support/app.ts';
+import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
+import { startRedis } from './support/redis.ts';
+import { spawnService, startService, type ServiceProcess } from './support/service.ts';
+import { until } from './support/until.ts';
+
+// Each of these has processes and a database of its own; most of their time is waiting.
+t.jobs = 3;
+
+/** A database, a process on it and a key for it. */
+async function startWithKey(t: Test, env: Record<string, string> = {}, nodeArgs: string[] = []) {
+  const databaseUrl = await createDatabase(t);
+  const { issueKey } = await startTestApp(t, { DATABASE_URL: databaseUrl });
+  const key = await issueKey();
+  const service = await startService(t, { DATABASE_URL: databaseUrl, ...env }, nodeArgs);
+  return { ...service, databaseUrl, key, headers: { authorization: `Bearer ${key.token}` } };
+}
+
+interface Answer {
+  status: number;
+  connection: string | undefined;
+  json: any;
+}
+
+/** Unlike fetch it tells `Connection`, and uses the connection that it is told to. */
+async function ask(url: string, headers: Record<string, string> = {}, agent?: Agent): Promise<Answer> {
+  const request = httpGet(url, { headers, agent: agent ?? false });
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  let text = '';
+  for await (const chunk of response) text += chunk;
+  return {
+    status: response.statusCode ?? 0,
+    connection: response.headers.connection,
+    json: JSON.parse(text),
+  };
+}
+
+/** Keeps every request that reads orders waiting, until released or `t` ends. */
+async function holdOrders(t: Test, databaseUrl: string): Promise<() => void> {
+  let release = (): void => {};
+  const released = new Promise<void>((resolve) => (release = resolve));
+  let locked = (): void => {};
+  const isLocked = new Promise<void>((resolve) => (locked = resolve));
+  const held = withClient(databaseUrl, async (client) => {
+    await client.query('begin; lock table orders in access exclusive mode');
+    locked();
+    await released;
+    await client.query('commit');
+  });
+  t.teardown(() => {
+    release();
+    return held;
+  });
+  await isLocked;
+  return release;
+}
+
+async function inFlight({ metricsUrl }: ServiceProcess): Promise<number> {
+  const text = await (await fetch(`${metricsUrl}/metrics`)).text();
+  return Number(/^api_requests_in_flight (\d+)$/m.exec(text)?.[1]);
+}
+
+const hasLine = ({ logs }: { logs: Record<string, unknown>[] }, message: string) =>
+  logs.some((line) => line.message === message);
+
+t.test(
+  'On SIGTERM no request is lost: readiness first, then the drain delay, then what is in flight.',
+  { buffered: true },
+  async (t) => {
+    const service = await startWithKey(t, { DRAIN_DELAY_SECONDS: '1', SHUTDOWN_TIMEOUT_SECONDS: '20' });
+    const { url, port, headers, child } = service;
+    const release = await holdOrders(t, service.databaseUrl);
+    const agent = new Agent({ keepAlive: true });
+    const idle = connect(port, '127.0.0.1');
+    const halfSent = connect(port, '127.0.0.1');
+    halfSent.write('GET /health/live HTTP/1.1\r\nHost: a\r\n');
+    await ask(`${url}/health/live`, {}, agent);
+    t.equal((await ask(`${url}/health/ready`)).status, 200);
+    const slow = ask(`${url}/v1/orders`, headers, new Agent({ keepAlive: true }));
+    await until('a request is in flight', async () => (await inFlight(service)) === 1);
+
+    child.kill('SIGTERM');
+    await until('the process drains', () => hasLine(service, 'draining'));
+    const drainingSince = Date.now();
+    const ready = await ask(`${url}/health/ready`);
+    const live = await ask(`${url}/health/live`);
+    const health = await ask(`${url}/health`);
+    const read = await ask(`${url}/v1/api-keys`, headers);
+    const kept = await ask(`${url}/health/live`, {}, agent);
+    // The parent goes away as well: that is no second reason to stop.
+    child.disconnect();
+
+    t.match(ready, { status: 503, connection: 'close', json: { status: 'draining' } });
+    t.match(live, { status: 200, connection: 'close' });
+    t.match(health, { status: 503, json: { status: 'draining', database: 'connected' } });
+    t.match(read, { status: 200, connection: 'close', json: { data: [{ id: service.key.id }] } });
+    t.match(kept, { status: 200, connection: 'close' }, 'a kept connection is told to end too');
+
+    await until('no new connection is taken', () => refusesConnections(port));
+    t.ok(Date.now() - drainingSince >= 900, 'not before the drain delay');
+    t.equal(child.exitCode, null, 'and what is in flight is waited for');
+    release();
+    t.match(await slow, { status: 200, connection: 'close', json: { data: [] } });
+    const answeredAt = Date.now();
+    t.equal(await service.ended, 0);
+    t.ok(Date.now() - answeredAt < 3_000, 'connections without a request are not waited for');
+
+    const [row] = await withClient(service.databaseUrl, async (client) => {
+      const { rows } = await client.query('select last_used_at from api_key where id = $1', [service.key.id]);
+      return rows;
+    });
+    t.type(row.last_used_at, Date, 'what is written in batches was written');
+    t.same(
+      service.logs.filter(({ level }) => level === 'error' || level === 'fatal'),
+      [],
+    );
+    t.match(service.logs.at(-1), { message: 'stopped' });
+    idle.destroy();
+    halfSent.destroy();
+    agent.destroy();
+  },
+);
+
+function refusesConnections(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.once('connect', () => resolve(false)).once('error', () => resolve(true));
+    socket.once('connect', () => socket.destroy());
+  });
+}
+
+t.test('a second signal ends it at once with 1', { buffered: true }, async (t) => {
+  const databaseUrl = await createDatabase(t);
+  const service = await startService(t, { DATABASE_URL: databaseUrl, DRAIN_DELAY_SECONDS: '60' });
+
+  service.child.kill('SIGTERM');
+  await until('the process drains', () => hasLine(service, 'draining'));
+  service.child.kill('SIGINT');
+
+  t.equal(await service.ended, 1);
+  t.match(service.logs.at(-1), { level: 'fatal', signal: 'SIGINT' });
+});
+
+t.test(
+  'a request that never ends is cut at SHUTDOWN_TIMEOUT_SECONDS, and the exit code tells',
+  { buffered: true },
+  async (t) => {
+    const service = await startWithKey(t, { SHUTDOWN_TIMEOUT_SECONDS: '0.5' });
+    await holdOrders(t, service.databaseUrl);
+    const cut = ask(`${service.url}/v1/orders`, service.headers).catch(
+      (error: NodeJS.ErrnoException) => error.code,
+    );
+    await until('a request is in flight', async () => (await inFlight(service)) === 1);
+
+    const start = Date.now();
+    service.child.kill('SIGTERM');
+
+    t.equal(await service.ended, 1);
+    t.ok(Date.now() - start >= 500);
+    t.equal(await cut, 'ECONNRESET');
+    t.ok(hasLine(service, 'requests were still in flight and are cut'));
+    t.ok(hasLine(service, 'stopped'), 'the rest is closed in order all the same');
+  },
+);
+
+/** Fails by itself when it is told to; nothing in src can be made to. */
+const FAULT = `data:text/javascript,${encodeURIComponent(`
+  process.on('message', (kind) => {
+    const error = new Error('on purpose, with postgres://app:s3cret@db/x');
+    if (kind === 'throw') setImmediate(() => { throw error; });
+    if (kind === 'reject') Promise.reject(error);
+  });
+`)}`;
+
+for (const [kind, event] of [
+  ['throw', 'an uncaught exception'],
+  ['reject', 'an unhandled rejection'],
+] as const) {
+  t.test(
+    `${event} is logged once, what is in flight is finished, and the exit code is 1`,
+    { buffered: true },
+    async (t) => {
+      const service = await startWithKey(t, { DRAIN_DELAY_SECONDS: '0.3' }, ['--import', FAULT]);
+      const release = await holdOrders(t, service.databaseUrl);
+      const slow = ask(`${service.url}/v1/orders`, service.headers);
+      await until('a request is in flight', async () => (await inFlight(service)) === 1);
+
+      service.child.send(kind);
+      await until('the process drains', () => hasLine(service, 'draining'));
+      t.equal((await ask(`${service.url}/health/ready`)).status, 503);
+      release();
+
+      t.equal((await slow).status, 200);
+      t.equal(await service.ended, 1);
+      const fatal = service.logs.filter(({ level }) => level === 'fatal');
+      t.match(fatal, [
+        { error: { message: 'on purpose, with postgres://app:***@db/x', stack: /Error: on purpose/ } },
+      ]);
+      t.equal(fatal.length, 1);
+    },
+  );
+}
+
+t.test(
+  'it says where it listens, and ends when the process that started it is gone',
+  { buffered: true },
+  async (t) => {
+    const service = await startService(t, { DATABASE_URL: await createDatabase(t) });
+
+    await until('it says so', () => hasLine(service, 'listening'));
+    service.child.disconnect();
+
+    t.match(
+      service.logs.find(({ message }) => message === 'listening'),
+      {
+        level: 'info',
+        url: service.url,
+        metrics_url: service.metricsUrl,
+        redis: 'none',
+      },
+    );
+    t.equal(await service.ended, 0);
+    t.ok(hasLine(service, 'stopped'));
+  },
+);
+
+t.test('a port that is taken is named in one line, and the exit code is 1', { buffered: true }, async (t) => {
+  const other = createServer().listen(0, '127.0.0.1');
+  t.teardown(() => other.close());
+  await once(other, 'listening');
+  const taken = String((other.address() as { port: number }).port);
+
+  const attempts = ['API_PORT', 'METRICS_PORT'].map((name) => {
+    const { ended, stderr } = spawnService(t, { DATABASE_URL: 'postgres://127.0.0.1:1/none', [name]: taken });
+    return { name, ended, stderr };
+  });
+
+  for (const { name, ended, stderr } of attempts) {
+    t.equal(await ended, 1);
+    t.match(
+      stderr(),
+      new RegExp(`^listen EADDRINUSE: address already in use 127\\.0\\.0\\.1:${taken}; .*${name}.*\\n$`),
+    );
+  }
+});
+
+t.test(
+  'a bad configuration names every problem at once, shows no secret, and exits 1',
+  { buffered: true },
+  async (t) => {
+    const { ended, stderr, logs } = spawnService(t, {
+      API_PORT: 'abc',
+      TRUSTED_PROXIES: 'true',
+      API_KEY_SECRET: 's3cret',
+      REQUEST_TIMEOUT_SECONDS: '1',
+    });
+
+    t.equal(await ended, 1);
+    for (const name of [
+      'DATABASE_URL',
+      'API_PORT',
+      'TRUSTED_PROXIES',
+      'API_KEY_SECRET',
+      'QUERY_TIMEOUT_SECONDS',
+    ]) {
+      t.match(stderr(), new RegExp(`^${name} `, 'm'));
+    }
+    t.notMatch(stderr(), /s3cret|\n {4}at /);
+    t.same(logs, []);
+  },
+);
+
+t.test(
+  'Without Postgres the process lives, cached reads go on, the rest is 503 with `Retry-After`, and it heals.',
+  { buffered: true },
+  async (t) => {
+    const [postgres, redis] = await Promise.all([startPostgres(t), startRedis(t)]);
+    if (!redis) return;
+    const seed = await startTestApp(t, { DATABASE_URL: postgres.url });
+    const { token } = await seed.issueKey();
+    const order = (await seed.request('POST', '/v1/orders', { token, body: newOrder() })).json;
+    await postgres.stop();
+    const headers = { authorization: `Bearer ${token}` };
+    const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
+    const state = async () => {
+      const [live, ready, health] = await Promise.all(
+        ['/health/live', '/health/ready', '/health'].map((path) => ask(`${url}${path}`)),
+      );
+      const { version, timestamp, ...parts } = health?.json;
+      t.match(version, /^\d+\.\d+\.\d+/);
+      t.equal(new Date(timestamp).toISOString(), timestamp);
+      t.equal(health?.status, ready?.status);
+      return { live: live?.status, ready: ready?.status, ...ready?.json, health: parts };
+    };
+    const is = async (what: string, ready: number, wanted: object) => {
+      await until(what, async () => (await ask(`${url}/health/ready`)).status === ready);
+      t.match(await state(), { live: 200, ready, ...wanted }, what);
+    };
+
+    await is('Postgres is away at the start', 503, {
+      status: 'unavailable',
+      database: 'disconnected',
+      health: { status: 'unhealthy', database: 'disconnected', redis: 'connected' },
+    });
+    await postgres.start();
+    await is('Postgres came', 200, {
+      status: 'ok',
+      redis: 'connected',
+      health: { status: 'healthy', database: 'connected', redis: 'connected' },
+    });
+    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).json.id, order.id);
+
+    postgres.freeze();
+    await is('Postgres hangs', 503, { health: { database: 'disconnected' } });
+    postgres.thaw();
+    await is('Postgres goes on', 200, { health: { status: 'healthy' } });
+    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).status, 200);
+
+    postgres.kill();
+    await is('Postgres crashed', 503, { health: { status: 'unhealthy' } });
+    const [cached, list] = await Promise.all([
+      fetch(`${url}/v1/orders/${order.id}`, { headers }),
+      fetch(`${url}/v1/orders`, { headers }),
+    ]);
+    t.equal(list.status, 503);
+    t.match(list.headers.get('retry-after'), /^\d+$/);
+    t.match(await list.json(), { code: 'unavailable' });
+    t.equal(cached.status, 200, await cached.text());
+
+    await redis.stop();
+    await is('Redis is away as well', 503, { health: { database: 'disconnected', redis: 'disconnected' } });
+    await postgres.start();
+    await is('Postgres is back, Redis is not', 200, {
+      status: 'degraded',
+      redis: 'disconnected',
+      health: { status: 'degraded', database: 'connected', redis: 'disconnected' },
+    });
+    t.equal((await ask(`${url}/v1/orders`, headers)).status, 200);
+    await redis.start();
+    await until('Redis is back', async () => (await ask(`${url}/health`)).json.status === 'healthy');
+    t.equal(child.exitCode, null);
+  },
+);
+
+t.test('probes cost few queries, however many come', { buffered: true }, async (t) => {
+  const service: TestApp = await startTestApp(t);
+  const queries = () => service.metric('db_query_latency_seconds_count{target="primary"}');
+  await service.request('GET', '/health/ready');
+  const before = await queries();
+
+  const start = performance.now();
+  const urls = ['/health/live', '/health/ready', '/health'];
+  for (let i = 0; i < 100; i++) {
+    const answers = await Promise.all(urls.map((url) => service.request('GET', url)));
+    if (answers.some(({ status }) => status !== 200)) t.fail(JSON.stringify(answers));
+  }
+  // One check in 1.5 s, of two statements.
+  const checks = 1 + Math.ceil((performance.now() - start) / 1_500);
+  t.ok((await queries()) - before <= 2 * checks, `${(await queries()) - before} queries`);
+});
