@@ -58,7 +58,7 @@ async function main(): Promise<void> {
   );
   // The parent that gave us a channel is gone: nobody else will stop this process.
   process.once('disconnect', () => {
-    if (!lifecycle.draining) void close();
+    if (!lifecycle.draining) close();
   });
 
   if (config.redis.url === undefined)

@@ -45,11 +45,12 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
   const redis = redisFor('limits', url);
   const cacheRedis = config.cache.enabled ? redisFor('cache', cacheUrl) : undefined;
 
-  const keys = createKeyRing(db, config.auth);
-  const { announce } = createKeyEvents(keys, redis, log);
+  const single = config.rateLimit.expectedReplicas === 1;
+  const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
+  const events = createKeyEvents(keys, redis, log);
   const usage = startKeyUsage(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, log });
-  const alone = cacheRedis === undefined && config.rateLimit.expectedReplicas === 1;
+  const alone = cacheRedis === undefined && single;
   const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
 
   return {
@@ -63,7 +64,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
       : createNoCache(),
     cursors: createCursors(config.secretKey),
     idempotency,
-    admin: createApiKeyAdmin(db, { ...config.auth, announce }),
+    admin: createApiKeyAdmin(db, { ...config.auth, announce: events.announce }),
     auth: {
       keys,
       usage,

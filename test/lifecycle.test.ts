@@ -118,6 +118,7 @@ t.test(
       service.logs.filter(({ level }) => level === 'error' || level === 'fatal'),
       [],
     );
+    t.same(service.logs.filter(({ message }) => message === 'draining').length, 1);
     t.match(service.logs.at(-1), { message: 'stopped' });
     idle.destroy();
     halfSent.destroy();
@@ -287,14 +288,16 @@ t.test(
     const headers = { authorization: `Bearer ${token}` };
     const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
     const state = async () => {
-      const [live, ready, health] = await Promise.all(
-        ['/health/live', '/health/ready', '/health'].map((path) => ask(`${url}${path}`)),
-      );
-      const { version, timestamp, ...parts } = health?.json;
+      const [live, ready, health] = await Promise.all([
+        ask(`${url}/health/live`),
+        ask(`${url}/health/ready`),
+        ask(`${url}/health`),
+      ]);
+      const { version, timestamp, ...parts } = health.json;
       t.match(version, /^\d+\.\d+\.\d+/);
       t.equal(new Date(timestamp).toISOString(), timestamp);
-      t.equal(health?.status, ready?.status);
-      return { live: live?.status, ready: ready?.status, ...ready?.json, health: parts };
+      t.equal(health.status, ready.status);
+      return { live: live.status, ready: ready.status, ...ready.json, health: parts };
     };
     const is = async (what: string, ready: number, wanted: object) => {
       await until(what, async () => (await ask(`${url}/health/ready`)).status === ready);

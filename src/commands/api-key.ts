@@ -141,7 +141,11 @@ async function withAdmin<T>(
     { ...deps, target: 'primary' },
   );
   const redis = await connectRedis(config, deps);
-  const { announce } = createKeyEvents(createKeyRing(db, config.auth), redis, log);
+  const { announce } = createKeyEvents(
+    createKeyRing(db, { ...config.auth, hearsOfChanges: () => false }),
+    redis,
+    log,
+  );
   try {
     return await work({ admin: createApiKeyAdmin(db, { ...config.auth, announce }), db });
   } finally {

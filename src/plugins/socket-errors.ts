@@ -43,7 +43,7 @@ export function createSocketErrorHandler(options: RawAnswerOptions) {
 
     function answer(): void {
       // Node's own handler looks at the answer in progress in the same way.
-      const current = socket._httpMessage;
+      const { _httpMessage: current } = socket;
       if (thrown.code === 'ECONNRESET' || !socket.writable) socket.destroy();
       else if (!current) refuse();
       else if (current.req.complete) current.once('close', answer);

@@ -55,15 +55,16 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
 
     /** Stores a key that was made elsewhere (API_KEYS); does nothing when it is known already. */
     async seed(wanted: CreateApiKey, id: string, token: string, actor: Actor): Promise<boolean> {
-      return db.transaction(async (tx) => {
+      const isNew = await db.transaction(async (tx) => {
         const key = await store(tx, wanted, id, token);
-        if (key)
-          await audit(tx, wanted.tenant, id, actor, 'api_key.created', {
-            scopes: wanted.scopes,
-            seeded: true,
-          });
-        return key !== undefined;
+        if (!key) return false;
+        const detail = { scopes: wanted.scopes, seeded: true };
+        await audit(tx, wanted.tenant, id, actor, 'api_key.created', detail);
+        return true;
       });
+      // Somebody may have presented it already, and been told that it is unknown.
+      if (isNew) await options.announce([id]);
+      return isNew;
     },
 
     /**

@@ -18,7 +18,10 @@ export function matchesEtag(ifNoneMatch: string | undefined, etag: string): bool
  */
 export function ifMatchVersion(ifMatch: string | undefined): number {
   if (ifMatch === undefined) {
-    throw new AppError('precondition_required', 'Send the ETag of what you change, as you know it, as If-Match');
+    throw new AppError(
+      'precondition_required',
+      'Send the ETag of what you change, as you know it, as If-Match',
+    );
   }
   const version = /^"(\d{1,9})"$/.exec(ifMatch.trim())?.[1];
   if (version === undefined) {

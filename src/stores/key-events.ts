@@ -15,7 +15,7 @@ const POLL_MS = { first: 1, longest: 50 };
  * may remember a key at all. Without Redis, or when it is away, that memory alone is the bound.
  */
 export function createKeyEvents(ring: KeyRing, redis: RedisHandle | undefined, log: Logger) {
-  redis?.subscribe(CHANNEL, {
+  const subscription = redis?.subscribe(CHANNEL, {
     onMessage(message) {
       const [ack = '', ...ids] = message.split(' ');
       for (const id of ids) ring.forget(id);
@@ -30,6 +30,11 @@ export function createKeyEvents(ring: KeyRing, redis: RedisHandle | undefined, l
   });
 
   return {
+    /** Whether every change reaches this process; undefined without Redis. */
+    live(): boolean | undefined {
+      return subscription?.live();
+    },
+
     async announce(ids: string[]): Promise<void> {
       for (const id of ids) ring.forget(id);
       if (!redis) return;

@@ -1,5 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
+import { AppError } from '../errors.ts';
 import type { AuthFailure } from '../metrics.ts';
 import { digestToken, parseToken } from './api-key-token.ts';
 import { apiKeySql } from './api-keys.ts';
@@ -22,8 +23,10 @@ export function hasScope({ scopes }: Principal, scope: string): boolean {
 export type Verdict =
   { principal: Principal } | { refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'> };
 
-/** No process believes what it knows of a key for longer, whatever happens to Redis. */
+/** No process believes what it knows of a key for longer without asking, whatever happens to Redis. */
 export const KEY_MEMORY_MS = 5_000;
+/** How long a key goes on when there is nobody to ask: see `ask`. */
+const OUTAGE_MEMORY_MS = 300_000;
 const KNOWN_KEYS = 20_000;
 const REFUSED_KEYS = 2_000;
 
@@ -33,13 +36,23 @@ export type KeyRing = ReturnType<typeof createKeyRing>;
  * Knows the keys in use: a hot key costs one look-up in memory by the presented string, no I/O and
  * no digest. Bounded in size and in time; `forget` makes the next request ask Postgres again.
  */
-export function createKeyRing(db: Db, options: { keySecret: string; keyEnvironment: string }) {
+export function createKeyRing(
+  db: Db,
+  options: {
+    keySecret: string;
+    keyEnvironment: string;
+    /** Whether this process would be told if a key were revoked at this moment. */
+    hearsOfChanges: () => boolean;
+  },
+) {
   interface Known {
     principal: Principal;
     /** Moment in ms at which the key itself ends. */
     endsAt: number;
     /** On the clock of `performance.now()`: counted from the question, for its answer may be late. */
     believedUntilMs: number;
+    /** Until then it may go on without Postgres; 0 when a change may have been missed. */
+    outageUntilMs: number;
   }
   const known = new LRUCache<string, Known>({
     max: KNOWN_KEYS,
@@ -90,17 +103,25 @@ export function createKeyRing(db: Db, options: { keySecret: string; keyEnvironme
     forgetAll(): void {
       generation++;
       asking.clear();
-      for (const entry of known.values()) entry.believedUntilMs = 0;
+      for (const entry of known.values()) entry.believedUntilMs = entry.outageUntilMs = 0;
       refused.clear();
     },
   };
 
   async function ask(token: string): Promise<Verdict> {
     const askedAt = generation;
-    const believedUntilMs = performance.now() + KEY_MEMORY_MS;
+    const now = performance.now();
     const parsed = parseToken(token);
     if (parsed?.environment !== options.keyEnvironment) return { refused: 'malformed' };
-    const key = await apiKeySql.findWithDigest(db, parsed.id);
+    let key: Awaited<ReturnType<typeof apiKeySql.findWithDigest>>;
+    try {
+      key = await apiKeySql.findWithDigest(db, parsed.id);
+    } catch (error) {
+      const entry = known.get(token);
+      if (!entry || !canGoOn(entry, error)) throw error;
+      entry.believedUntilMs = performance.now() + KEY_MEMORY_MS;
+      return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
+    }
     const verdict = judge();
     if (askedAt !== generation) return verdict;
     if ('refused' in verdict) {
@@ -108,7 +129,8 @@ export function createKeyRing(db: Db, options: { keySecret: string; keyEnvironme
       refused.set(token, verdict);
     } else {
       const endsAt = key?.expiresAt?.getTime() ?? Infinity;
-      known.set(token, { ...verdict, endsAt, believedUntilMs });
+      const [believedUntilMs, outageUntilMs] = [now + KEY_MEMORY_MS, now + OUTAGE_MEMORY_MS];
+      known.set(token, { ...verdict, endsAt, believedUntilMs, outageUntilMs });
       tokenOf.set(parsed.id, token);
     }
     return verdict;
@@ -121,5 +143,14 @@ export function createKeyRing(db: Db, options: { keySecret: string; keyEnvironme
       const { id: keyId, tenant, limitPerMinute } = key;
       return { principal: { keyId, tenant, limitPerMinute, scopes: new Set(key.scopes) } };
     }
+  }
+
+  /**
+   * Without Postgres nobody can revoke a key through us, and a process that hears of what others revoke need
+   * not refuse everybody. One that does not hear stays with the memory of a few seconds.
+   */
+  function canGoOn({ outageUntilMs }: Known, error: unknown): boolean {
+    if (!(error instanceof AppError) || error.code === 'internal') return false;
+    return performance.now() < outageUntilMs && options.hearsOfChanges();
   }
 }

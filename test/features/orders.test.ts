@@ -756,6 +756,7 @@ async function startService(t: Test, DATABASE_URL: string) {
       API_PORT: '0',
       METRICS_PORT: '0',
       RATE_LIMIT_ENABLED: 'false',
+      AUTH_FAILURES_PER_MINUTE: '1000000',
       LOG_LEVEL: 'warn',
     },
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -236,6 +236,8 @@ t.test('processes that write the last use of the same keys at once do not deadlo
     for (const plan of ['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) {
       await client.query(`alter database ${new URL(url).pathname.slice(1)} set ${plan} to off`);
     }
+    // Who waits for a lock that long is told by lock_timeout before, and that is not tried again.
+    await client.query(`alter database ${new URL(url).pathname.slice(1)} set deadlock_timeout to '20s'`);
     await client.query(
       `insert into api_key (id, tenant, name, scopes, digest, hint)
        select id, 'acme', '', '{}', decode(repeat('00', 32), 'hex'), '' from unnest($1::text[]) id`,
@@ -246,7 +248,6 @@ t.test('processes that write the last use of the same keys at once do not deadlo
   const lines: string[] = [];
   const log = pino({}, { write: (line: string) => void lines.push(line) });
 
-  const startedAt = performance.now();
   await Promise.all(
     Array.from({ length: 12 }, async (_, number) => {
       const usage = startKeyUsage(services.db, log);
@@ -255,8 +256,6 @@ t.test('processes that write the last use of the same keys at once do not deadlo
     }),
   );
 
-  const tookMs = performance.now() - startedAt;
-  t.ok(tookMs < 1_000, `${tookMs} ms: Postgres looks for deadlocks after a second of waiting`);
   t.same(lines, []);
   const { rows } = await withClient(url, (client) =>
     client.query('select count(*)::int as used from api_key where last_used_at is not null'),

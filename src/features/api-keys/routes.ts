@@ -165,7 +165,7 @@ export async function apiKeys(
     },
     async (request, reply) => {
       await admin.revoke(callerOf(request).tenant, request.params.id, actorOf(request));
-      return reply.code(204).send(null);
+      return reply.code(204).send();
     },
   );
 
