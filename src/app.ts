@@ -16,6 +16,7 @@ import { createRequestRecord, observe } from './plugins/observe.ts';
 import { openApi } from './plugins/openapi.ts';
 import { rateLimit } from './plugins/rate-limit.ts';
 import { requestGuard } from './plugins/request-guard.ts';
+import { requestTimeout } from './plugins/request-timeout.ts';
 import { readSecurityHeaders, securityHeaders } from './plugins/security-headers.ts';
 import {
   catchStrays,
@@ -71,7 +72,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     requestTimeout: requestTimeoutMs,
     connectionTimeout: config.http.requestTimeoutMs + requestTimeoutMs,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
-    handlerTimeout: config.http.requestTimeoutMs,
     bodyLimit: config.http.bodyLimitBytes,
     trustProxy: config.http.trustedProxies,
     genReqId: (request) => requestIds.of(request),
@@ -94,6 +94,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await app.register(errorHandler, { metrics });
   await app.register(validation);
   await app.register(observe, { record, metrics, lifecycle });
+  await app.register(requestTimeout, { timeoutMs: config.http.requestTimeoutMs });
   await app.register(securityHeaders, { headers, corsOrigins: config.http.corsOrigins });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });

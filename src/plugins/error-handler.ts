@@ -85,8 +85,6 @@ export function toAppError(thrown: unknown): AppError {
     case 'FST_ERR_BAD_URL':
     case 'FST_ERR_ASYNC_CONSTRAINT':
       return new AppError('bad_request', 'The URL is not valid');
-    case 'FST_ERR_HANDLER_TIMEOUT':
-      return new AppError('timeout', 'The request took too long', { cause: thrown });
   }
   // secure-json-parse and JSON.parse throw a plain SyntaxError with statusCode 400 for a bad body.
   if (thrown instanceof SyntaxError && statusCode === 400) {

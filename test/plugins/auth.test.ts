@@ -449,7 +449,23 @@ t.test('a change of scopes counts from the next request on, on every process', a
   }
 });
 
-t.test('within five seconds', { jobs: 3 }, async (t) => {
+t.test('within five seconds', { jobs: 4 }, async (t) => {
+  t.test('without Postgres a known key goes on only where a revocation would be heard of', async (t) => {
+    const postgres = await startPostgres(t);
+    const env = { DATABASE_URL: postgres.url, POOL_WAIT_TIMEOUT_MS: '500' };
+    const alone = await startTestApp(t, env);
+    const deaf = await startTestApp(t, { ...env, EXPECTED_REPLICAS: '2' });
+    const { token } = await alone.issueKey();
+    for (const { request } of [alone, deaf])
+      t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
+
+    await postgres.stop();
+    await delay(KEY_MEMORY_MS + 200);
+
+    t.equal((await alone.request('GET', ANYWHERE, { token })).status, LET_IN, 'nobody else could revoke it');
+    t.equal((await deaf.request('GET', ANYWHERE, { token })).status, 503, 'another process could have');
+  });
+
   t.test('a revoked key is refused everywhere when Redis is away', async (t) => {
     const redis = await startRedis(t);
     if (!redis) return;

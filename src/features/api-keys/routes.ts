@@ -4,7 +4,7 @@ import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
 import { apiKeySql, type ApiKey } from '../../stores/api-keys.ts';
 import { auditSql, type Actor } from '../../stores/audit.ts';
-import type { Cursors } from '../../stores/cursor.ts';
+import { UUID, type Cursors } from '../../stores/cursor.ts';
 import { hasScope } from '../../stores/key-ring.ts';
 import type { Db } from '../../stores/postgres.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
@@ -66,10 +66,10 @@ export async function apiKeys(
     },
     async (request) => {
       const { limit, cursor } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('api-keys', cursor)[0];
+      const before = cursor === undefined ? undefined : cursors.decode('api-keys', cursor, schema.KEY_ID);
       const keys = await apiKeySql.list(db, callerOf(request).tenant, limit, before);
       const last = keys.length === limit ? keys.at(-1) : undefined;
-      const next = last ? cursors.encode('api-keys', [last.id]) : null;
+      const next = last ? cursors.encode('api-keys', last.id) : null;
       return { data: keys.map(toJson), next };
     },
   );
@@ -183,11 +183,11 @@ export async function apiKeys(
     },
     async (request) => {
       const { limit, cursor } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('audit-events', cursor)[0];
+      const before = cursor === undefined ? undefined : cursors.decode('audit-events', cursor, UUID);
       const events = await auditSql.list(db, callerOf(request).tenant, limit, before);
       const last = events.length === limit ? events.at(-1) : undefined;
       const data = events.map((event) => ({ ...event, occurredAt: event.occurredAt.toISOString() }));
-      return { data, next: last ? cursors.encode('audit-events', [last.id]) : null };
+      return { data, next: last ? cursors.encode('audit-events', last.id) : null };
     },
   );
 }

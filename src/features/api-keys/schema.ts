@@ -76,7 +76,9 @@ export const IssuedApiKey = ApiKey.extend({
   token: z.string().describe('The key itself; this answer is the only one that ever holds it'),
 }).meta({ id: 'IssuedApiKey' });
 
-export const ApiKeyId = z.strictObject({ id: z.string().regex(/^[0-9A-Za-z]{1,32}$/, 'the id of a key') });
+export const KEY_ID = /^[0-9A-Za-z]{1,32}$/;
+
+export const ApiKeyId = z.strictObject({ id: z.string().regex(KEY_ID, 'the id of a key') });
 
 export const PageQuery = z.strictObject(paging);
 

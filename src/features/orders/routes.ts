@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import type { Cursors } from '../../stores/cursor.ts';
+import { UUID, type Cursors } from '../../stores/cursor.ts';
 import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
 import type { Idempotency } from '../../stores/idempotency.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
@@ -89,10 +89,10 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     },
     async (request) => {
       const { cursor, limit } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('orders', cursor)[0];
+      const before = cursor === undefined ? undefined : cursors.decode('orders', cursor, UUID);
       const data = await service.list(tenantOf(request), request.query, before);
       const last = data.length === limit ? data.at(-1) : undefined;
-      return { data, next: last ? cursors.encode('orders', [last.id]) : null };
+      return { data, next: last ? cursors.encode('orders', last.id) : null };
     },
   );
 
