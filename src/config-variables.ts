@@ -17,7 +17,7 @@ function variable<T>(kind: Kind<T>, preset: string, description: string): Variab
 const http = {
   API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which both ports listen.'),
   API_PORT: variable(wholeNumber(0, 65535), '8000', 'Port of the API; 0 takes any free one.'),
-  METRICS_ENABLED: variable(flag, 'true', 'Serve /metrics and /internal/status on METRICS_PORT.'),
+  METRICS_ENABLED: variable(flag, 'true', 'Serve /metrics on METRICS_PORT.'),
   METRICS_PORT: variable(wholeNumber(0, 65535), '9090', 'Port of the metrics, never published; 0: any free.'),
   TRUSTED_PROXIES: variable(proxyList, '', 'Proxies whose X-Forwarded-For and -Proto are believed.'),
   ENFORCE_HTTPS: variable(flag, 'false', 'Refuse requests that reached the proxy without TLS.'),

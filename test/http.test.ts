@@ -4,25 +4,36 @@ import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { createRequestIds } from '../src/request-id.ts';
-import { newOrder, startTestApp, type TestApp } from './support/app.ts';
+import type { Db, Query } from '../src/stores/postgres.ts';
+// example:start
+import { newOrder } from './support/app.ts';
+// example:end
+import { startTestApp, type TestApp } from './support/app.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
 import { header, send, type RawAnswer } from './support/raw-http.ts';
 import { until } from './support/until.ts';
 
-/** Some order; whether there is one does not matter here. */
-const ORDER = '/v1/orders/00000000-0000-7000-8000-000000000001';
+/** Some key; whether there is one does not matter here. */
+const ONE = '/v1/api-keys/000000000001';
+const LIST = '/v1/audit-events';
 
 /** The port on which the app listens from now on. */
 async function listen({ app }: TestApp): Promise<number> {
   return Number(new URL(await app.listen({ host: '127.0.0.1', port: 0 })).port);
 }
 
-/** What reading one order does from now on, in place of asking cache and Postgres. */
+/** What reading one key does from now on, in place of asking Postgres. */
 function onRead({ services }: TestApp, read: () => Promise<unknown>): void {
-  Object.assign(services.cache, { getWithAge: read });
+  const query = original.get(services.db) ?? services.db.query;
+  original.set(services.db, query);
+  Object.assign(services.db, {
+    query: (asked: Query) => (asked.name === 'api_key_find' ? read() : query(asked)),
+  });
 }
 
-const NOTHING = { value: undefined, ageSeconds: 0 };
+const original = new WeakMap<Db, Db['query']>();
+/** Rows. */
+const NOTHING: object[] = [];
 
 function get(path: string, ...headers: string[]): string {
   return `${[`GET ${path} HTTP/1.1`, 'Host: a', 'Connection: close', ...headers].join('\r\n')}\r\n\r\n`;
@@ -50,13 +61,13 @@ t.test('timeouts', async (t) => {
     const answers = await send(port, bytes);
     return { answers, ms: performance.now() - start };
   };
-  const head = `POST /v1/orders HTTP/1.1\r\nHost: a\r\n${auth}\r\nContent-Type: application/json\r\n`;
+  const head = `POST /v1/api-keys HTTP/1.1\r\nHost: a\r\n${auth}\r\nContent-Type: application/json\r\n`;
   const [silent, slowHeaders, slowBody, slowChunks, slowAnswer] = await Promise.all([
     timed([]),
     timed(['GET /health/live HTTP/1.1\r\nHost: a\r\n']),
-    timed([`${head}Content-Length: 100\r\n\r\n{"reference":`]),
+    timed([`${head}Content-Length: 100\r\n\r\n{"name":`]),
     timed([`${head}Transfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n`]),
-    timed([get(ORDER, auth)]),
+    timed([get(ONE, auth)]),
   ]);
 
   t.test('a client that is slow with its headers is told 408 and cut off in time', async (t) => {
@@ -74,7 +85,7 @@ t.test('timeouts', async (t) => {
       t.equal(answers.length, 1);
       t.ok(ms < withinMs.body, `${ms} ms`);
       const lines = service.logs.filter((line) => line.request_id === instance);
-      t.match(lines, [{ method: 'POST', endpoint: '/v1/orders', status: 408 }]);
+      t.match(lines, [{ method: 'POST', endpoint: '/v1/api-keys', status: 408 }]);
       t.equal(lines.length, 1);
     }
     t.equal(await service.metric('api_requests_in_flight'), 0);
@@ -105,7 +116,7 @@ t.test('a request that takes longer than REQUEST_TIMEOUT_SECONDS is answered 504
   onRead(service, () => new Promise((resolve) => (release = resolve)));
 
   const start = performance.now();
-  const { status, json } = await service.request('GET', ORDER, { token });
+  const { status, json } = await service.request('GET', ONE, { token });
   const ms = performance.now() - start;
   release(NOTHING);
 
@@ -135,14 +146,14 @@ t.test('request ids', async (t) => {
       ['<script>', '10.1.2.3', false],
     ];
     for (const [sent, remoteAddress, accepted] of table) {
-      const { headers } = await service.request('GET', '/v1/orders', {
+      const { headers } = await service.request('GET', LIST, {
         headers: { 'x-request-id': sent },
         remoteAddress,
       });
       t.equal(headers['x-request-id'] === sent, accepted, `${sent} from ${remoteAddress}`);
       t.match(headers['x-request-id'], /^[A-Za-z0-9._-]{1,64}$/);
     }
-    const [twice] = await send(port, get('/v1/orders', 'X-Request-Id: a', 'X-Request-Id: b'));
+    const [twice] = await send(port, get(LIST, 'X-Request-Id: a', 'X-Request-Id: b'));
     t.match(header(twice, 'x-request-id'), /^[A-Za-z0-9._-]{3,64}$/);
   });
 
@@ -152,14 +163,14 @@ t.test('request ids', async (t) => {
       const { token } = await service.issueKey();
       const auth = `Authorization: Bearer ${token}`;
       const requests: [status: number, bytes: string][] = [
-        [200, get('/v1/orders', auth)],
-        [401, get('/v1/orders')],
+        [200, get(LIST, auth)],
+        [401, get(LIST)],
         [404, get('/nowhere')],
-        [405, get('/v1/orders', auth).replace('GET', 'PUT')],
-        [400, get('/v1/orders/%zz')],
-        [414, get(`/v1/orders/${'a'.repeat(300)}`)],
+        [405, get(LIST, auth).replace('GET', 'PUT')],
+        [400, get('/v1/api-keys/%zz')],
+        [414, get(`/v1/api-keys/${'a'.repeat(300)}`)],
         [400, 'garbage\r\n\r\n'],
-        [431, get('/v1/orders', `X-A: ${'a'.repeat(17_000)}`)],
+        [431, get(LIST, `X-A: ${'a'.repeat(17_000)}`)],
       ];
       const ids = new Set<string | undefined>();
       for (const [status, bytes] of requests) {
@@ -191,7 +202,7 @@ t.test('X-Forwarded-For is believed of TRUSTED_PROXIES alone, and from the right
   const addressOf = async (service: TestApp, remoteAddress: string, forwardedFor: string) => {
     const { token } = await service.issueKey();
     const headers = { 'x-forwarded-for': forwardedFor };
-    const body = { name: 'x', scopes: ['orders:read'] };
+    const body = { name: 'x', scopes: ['audit:read'] };
     await service.request('POST', '/v1/api-keys', { token, headers, remoteAddress, body });
     return (await service.request('GET', '/v1/audit-events?limit=1', { token })).json.data[0].ip;
   };
@@ -214,7 +225,7 @@ t.test('a forged X-Forwarded-For opens no further attempts', async (t) => {
 
   for (let i = 0; i < 6; i++) {
     const headers = { 'x-forwarded-for': `192.0.2.${i}` };
-    statuses.push((await service.request('GET', '/v1/orders', { headers })).status);
+    statuses.push((await service.request('GET', LIST, { headers })).status);
   }
 
   t.same(statuses, [401, 401, 401, 429, 429, 429]);
@@ -223,7 +234,7 @@ t.test('a forged X-Forwarded-For opens no further attempts', async (t) => {
 t.test('with ENFORCE_HTTPS a request must have come to a trusted proxy by TLS', async (t) => {
   const service = await startTestApp(t, { ENFORCE_HTTPS: 'true', TRUSTED_PROXIES: '10.0.0.1' });
   const { token } = await service.issueKey();
-  const ask = async (remoteAddress: string, proto?: string, url = '/v1/orders') => {
+  const ask = async (remoteAddress: string, proto?: string, url = LIST) => {
     const headers = proto === undefined ? {} : { 'x-forwarded-proto': proto };
     const { status, json } = await service.request('GET', url, { token, headers, remoteAddress });
     return json.code ?? status;
@@ -241,31 +252,31 @@ t.test('security headers', async (t) => {
   const service = await startTestApp(t, { CORS_ORIGINS: 'https://app.example.com' });
   const port = await listen(service);
   const auth = `Authorization: Bearer ${(await service.issueKey()).token}`;
-  const order = JSON.stringify(newOrder());
-  const post = [`Content-Length: ${order.length}`, 'Content-Type: application/json', auth];
+  const body = JSON.stringify({ name: 'x', scopes: ['audit:read'] });
+  const post = [`Content-Length: ${body.length}`, 'Content-Type: application/json', auth];
   const answers: [status: number, bytes: string][] = [
-    [200, get('/v1/orders', auth)],
-    [201, get('/v1/orders', ...post).replace('GET', 'POST') + order],
+    [200, get(LIST, auth)],
+    [201, get('/v1/api-keys', ...post).replace('GET', 'POST') + body],
     [200, get('/health/ready')],
     [200, get('/openapi.json')],
     [
       204,
-      get('/v1/orders', 'Origin: https://app.example.com', 'Access-Control-Request-Method: PATCH').replace(
+      get(LIST, 'Origin: https://app.example.com', 'Access-Control-Request-Method: PATCH').replace(
         'GET',
         'OPTIONS',
       ),
     ],
-    [400, get('/v1/orders?surplus=1', auth)],
+    [400, get(`${LIST}?surplus=1`, auth)],
     [400, get('/%zz')],
     [400, 'garbage\r\n\r\n'],
-    [401, get('/v1/orders')],
+    [401, get(LIST)],
     [404, get('/nowhere')],
     [404, get('/v1/nowhere', auth)],
-    [405, get('/v1/orders', auth).replace('GET', 'PUT')],
-    [406, get('/v1/orders', auth, 'Accept: text/html')],
-    [414, get(`/v1/orders/${'a'.repeat(300)}`, auth)],
-    [431, get('/v1/orders', `X-A: ${'a'.repeat(17_000)}`)],
-    [500, get(ORDER, auth)],
+    [405, get(LIST, auth).replace('GET', 'PUT')],
+    [406, get(LIST, auth, 'Accept: text/html')],
+    [414, get(`/v1/api-keys/${'a'.repeat(300)}`, auth)],
+    [431, get(LIST, `X-A: ${'a'.repeat(17_000)}`)],
+    [500, get(ONE, auth)],
   ];
   const expected = [
     ['content-security-policy', "default-src 'none';frame-ancestors 'none'"],
@@ -318,7 +329,7 @@ t.test('CORS', async (t) => {
     ];
     for (const [origin, open] of table) {
       const headers = origin === undefined ? {} : { origin };
-      const refused = await service.request('GET', '/v1/orders', { headers });
+      const refused = await service.request('GET', LIST, { headers });
       t.equal(refused.status, 401, 'a page must be able to read why');
       t.equal(refused.headers['access-control-allow-origin'], open ? origin : undefined, `${origin}`);
       t.match(refused.headers.vary, /\bOrigin\b/, 'caches keep origins apart');
@@ -333,7 +344,7 @@ t.test('CORS', async (t) => {
         'access-control-request-method': method,
         'access-control-request-headers': 'authorization,if-match,idempotency-key',
       };
-      const { status, headers: answered } = await service.request('OPTIONS', ORDER, { headers });
+      const { status, headers: answered } = await service.request('OPTIONS', ONE, { headers });
       t.equal(status, 204);
       t.equal(answered['access-control-allow-origin'], 'https://app.example.com');
       t.ok(String(answered['access-control-allow-methods']).split(', ').includes(method), method);
@@ -342,21 +353,21 @@ t.test('CORS', async (t) => {
       }
     }
     const headers = { origin: 'https://evil.example', 'access-control-request-method': 'PATCH' };
-    const refused = await service.request('OPTIONS', ORDER, { headers });
+    const refused = await service.request('OPTIONS', ONE, { headers });
     t.equal(refused.headers['access-control-allow-origin'], undefined);
   });
 
   t.test('does not turn unknown URLs into known ones', async (t) => {
     t.equal((await service.request('GET', '/nowhere')).status, 404);
     t.equal((await service.request('OPTIONS', '/nowhere')).status, 404);
-    t.equal((await service.request('OPTIONS', '/v1/orders')).status, 405);
+    t.equal((await service.request('OPTIONS', LIST)).status, 405);
   });
 
   t.test('is closed without CORS_ORIGINS', async (t) => {
     const origin = 'https://app.example.com';
-    const read = await closed.request('GET', '/v1/orders', { headers: { origin } });
+    const read = await closed.request('GET', LIST, { headers: { origin } });
     const preflight = { origin, 'access-control-request-method': 'PATCH' };
-    const asked = await closed.request('OPTIONS', '/v1/orders', { headers: preflight });
+    const asked = await closed.request('OPTIONS', LIST, { headers: preflight });
     for (const { headers } of [read, asked]) {
       t.notMatch(Object.keys(headers).join(' '), /access-control/);
     }
@@ -370,23 +381,23 @@ t.test(
     const service = await startTestApp(t, { DATABASE_URL: databaseUrl });
     const { token } = await service.issueKey();
     await withClient(databaseUrl, (client) =>
-      client.query('alter table orders rename column currency to s3cret'),
+      client.query('alter table audit_event rename column outcome to s3cret'),
     );
     const errors = [
       Object.assign(new Error('connect ECONNREFUSED postgres://app:s3cret@db.internal:5432/app'), {
         code: 'ECONNREFUSED',
-        detail: 'Key (reference)=(s3cret) exists',
+        detail: 'Key (name)=(s3cret) exists',
         statusCode: 500,
       }),
-      new TypeError('cannot read', { cause: new Error('select s3cret from orders') }),
+      new TypeError('cannot read', { cause: new Error('select s3cret from audit_event') }),
       's3cret, thrown as text',
       undefined,
     ];
 
-    const answers = [await service.request('GET', '/v1/orders', { token })];
+    const answers = [await service.request('GET', LIST, { token })];
     for (const error of errors) {
       onRead(service, () => Promise.reject(error));
-      answers.push(await service.request('GET', ORDER, { token }));
+      answers.push(await service.request('GET', ONE, { token }));
     }
 
     for (const { status, text, json, headers } of answers) {
@@ -404,11 +415,11 @@ t.test(
     const [sql, connection, caused] = service.logs.flatMap(({ error }) =>
       error ? [JSON.stringify(error)] : [],
     );
-    t.match(sql, /column .*currency.* does not exist.*stack/s);
+    t.match(sql, /column .*outcome.* does not exist.*stack/s);
     t.match(connection, /postgres:\/\/app:\*\*\*@db\.internal/, 'the password is masked');
     t.notMatch(connection, /:s3cret@/, 'everywhere');
-    t.notMatch(connection, /Key \(reference\)/, 'values of rows stay out');
-    t.match(caused, /cannot read.*select s3cret from orders/s, 'causes are told');
+    t.notMatch(connection, /Key \(name\)/, 'values of rows stay out');
+    t.match(caused, /cannot read.*select s3cret from audit_event/s, 'causes are told');
   },
 );
 
@@ -423,7 +434,7 @@ t.test('the request log', async (t) => {
   };
 
   t.test('has one line for a request, with exactly the documented fields', async (t) => {
-    const known = await linesOf(() => service.request('GET', `${ORDER}?x=1`, { token }));
+    const known = await linesOf(() => service.request('GET', `${ONE}?x=1`, { token }));
     const unknown = await linesOf(() => service.request('DELETE', '/v1/nowhere'));
     const malformed = await linesOf(() => send(port, 'garbage\r\n\r\n'));
     const undecodable = await linesOf(() => send(port, get('/v1/%zz')));
@@ -454,7 +465,7 @@ t.test('the request log', async (t) => {
       tenant: 'acme',
       key_id: id,
       method: 'GET',
-      endpoint: '/v1/orders/:id',
+      endpoint: '/v1/api-keys/:id',
       duration_ms: Number,
     });
     t.equal(new Date(String(known[0]?.timestamp)).toISOString(), known[0]?.timestamp);
@@ -466,7 +477,7 @@ t.test('the request log', async (t) => {
     const line = '%0a{"level":"fatal","message":"forged"}%0d%0a';
     const forged = await linesOf(async () => {
       await service.request('GET', `/v1/${line}?${line}`, { headers: { 'user-agent': line, referer: line } });
-      await service.request('GET', `/v1/orders/${line}`, { token, headers: { 'x-request-id': line } });
+      await service.request('GET', `/v1/api-keys/${line}`, { token, headers: { 'x-request-id': line } });
       await send(port, get(`/${line}%zz`, `X-Request-Id: ${line}`));
     });
     t.equal(forged.length, 3);
@@ -483,9 +494,9 @@ t.test('the request log', async (t) => {
   t.test('warns of a slow request once', async (t) => {
     onRead(service, () => delay(100).then(() => NOTHING));
     const before = await service.metric('api_slow_requests_total');
-    const lines = await linesOf(() => service.request('GET', ORDER, { token }));
+    const lines = await linesOf(() => service.request('GET', ONE, { token }));
 
-    t.match(lines, [{ level: 'warn', message: 'SLOW REQUEST', endpoint: '/v1/orders/:id', status: 404 }]);
+    t.match(lines, [{ level: 'warn', message: 'SLOW REQUEST', endpoint: '/v1/api-keys/:id', status: 404 }]);
     t.equal(lines.length, 1);
     t.ok(Number(lines[0]?.duration_ms) >= 95);
     t.equal(await service.metric('api_slow_requests_total'), before + 1);
@@ -496,7 +507,7 @@ t.test('the request log', async (t) => {
     onRead(service, () => new Promise((resolve) => (release = resolve)));
     const before = service.logs.length;
     const socket = connect(port, '127.0.0.1');
-    socket.write(get(ORDER, `Authorization: Bearer ${token}`));
+    socket.write(get(ONE, `Authorization: Bearer ${token}`));
     await until(
       'the request is in flight',
       async () => (await service.metric('api_requests_in_flight')) === 1,
@@ -506,9 +517,12 @@ t.test('the request log', async (t) => {
 
     await until('the request is in the log', () => service.logs.length > before);
     release(NOTHING);
-    t.match(service.logs.slice(before), [{ status: 499, endpoint: '/v1/orders/:id' }]);
+    t.match(service.logs.slice(before), [{ status: 499, endpoint: '/v1/api-keys/:id' }]);
     t.equal(await service.metric('api_requests_in_flight'), 0);
-    t.equal(await service.metric('api_requests_total{method="GET",route="/v1/orders/:id",status="499"}'), 1);
+    t.equal(
+      await service.metric('api_requests_total{method="GET",route="/v1/api-keys/:id",status="499"}'),
+      1,
+    );
   });
 });
 
@@ -519,23 +533,29 @@ t.test('No secret, key or body is ever in a log, an error or a metric.', async (
   const canary = 'c4n4ry';
   const headers = { cookie: `session=${canary}`, 'x-api-key': canary, 'proxy-authorization': canary };
   const failures = [
-    await service.request('GET', `/v1/orders?status=${canary}`, { token }),
-    await service.request('GET', `/v1/orders?api_key=${canary}`, { headers }),
+    await service.request('GET', `${LIST}?status=${canary}`, { token }),
+    await service.request('GET', `${LIST}?api_key=${canary}`, { headers }),
     await service.request('GET', `/${canary}/${canary}`, { token: `hp_live_${canary}_${token}` }),
-    await service.request('POST', '/v1/orders', { token, body: newOrder({ reference: ` ${canary}` }) }),
     await service.request('POST', '/v1/api-keys', { token, body: { name: canary, scopes: [canary] } }),
+    await service.request('PATCH', ONE, { token, body: { name: canary } }),
   ].map(({ text, headers: answered }) => text + JSON.stringify(answered));
-  const body = newOrder({ reference: canary });
-  t.equal((await service.request('POST', '/v1/orders', { token, body })).status, 201);
-  failures.push((await service.request('POST', '/v1/orders', { token, body })).text);
+  const key = { name: canary, scopes: ['*'] };
+  t.equal((await service.request('POST', '/v1/api-keys', { token, body: key })).status, 201);
+  let requests = 11;
+  // example:start
+  const order = newOrder({ reference: canary });
+  t.equal((await service.request('POST', '/v1/orders', { token, body: order })).status, 201);
+  failures.push((await service.request('POST', '/v1/orders', { token, body: order })).text);
+  requests += 2;
+  // example:end
   onRead(service, () =>
     Promise.reject(Object.assign(new Error('no'), { body: canary, headers, query: canary })),
   );
-  failures.push((await service.request('GET', ORDER, { token, headers: { 'x-a': canary } })).text);
+  failures.push((await service.request('GET', ONE, { token, headers: { 'x-a': canary } })).text);
   const raw = [
-    get('/v1/orders', `Authorization: Basic ${canary}`),
-    get('/v1/orders', `X-A: ${canary.repeat(3_000)}`),
-    get('/v1/orders', `Authorization : ${canary}`),
+    get(LIST, `Authorization: Basic ${canary}`),
+    get(LIST, `X-A: ${canary.repeat(3_000)}`),
+    get(LIST, `Authorization : ${canary}`),
     get(`/${canary}%zz`),
   ];
   for (const bytes of raw) failures.push(JSON.stringify(await send(port, bytes)));
@@ -545,7 +565,7 @@ t.test('No secret, key or body is ever in a log, an error or a metric.', async (
     errors: failures,
     metrics: (await service.internal.inject('/metrics')).body,
   };
-  t.equal(completed(service).length, 12);
+  t.equal(completed(service).length, requests);
   for (const [where, text] of Object.entries(said)) {
     for (const secret of [canary, token, token.slice(-20)]) {
       t.notOk(JSON.stringify(text).includes(secret), `${where}: ${secret === canary ? 'input' : 'the key'}`);
@@ -556,7 +576,7 @@ t.test('No secret, key or body is ever in a log, an error or a metric.', async (
 t.test('a process that falls behind sheds requests, stays alive for probes, and recovers', async (t) => {
   const service = await startTestApp(t, { MAX_EVENT_LOOP_DELAY_MS: '100' });
   const { token } = await service.issueKey();
-  const ask = () => service.request('GET', '/v1/orders', { token });
+  const ask = () => service.request('GET', LIST, { token });
   t.equal((await ask()).status, 200);
 
   const clock = new Int32Array(new SharedArrayBuffer(4));
@@ -592,7 +612,7 @@ t.test('metrics', async (t) => {
       );
     }
     for (const status of ['200', '500', '503', '504']) {
-      t.ok(series.includes(`api_requests_total{method="GET",route="/v1/orders",status="${status}"}`), status);
+      t.ok(series.includes(`api_requests_total{method="GET",route="${LIST}",status="${status}"}`), status);
     }
     t.match(first, /^process_cpu_seconds_total /m);
     t.match(first, /^nodejs_eventloop_lag_p99_seconds /m);
@@ -634,9 +654,8 @@ t.test('metrics', async (t) => {
       for (let i = 0; i < count; i++) {
         const name = `${seed}${i}`;
         const url =
-          [`/${name}`, `/v1/${name}`, `/v1/orders/${name}`, `/v1/orders?${name}=1`, `/v1/%zz${name}`][
-            i % 5
-          ] ?? '';
+          [`/${name}`, `/v1/${name}`, `/v1/api-keys/${name}`, `${LIST}?${name}=1`, `/v1/%zz${name}`][i % 5] ??
+          '';
         const method = methods[Math.floor(i / 5) % methods.length] as 'GET';
         const key = [token, undefined, name, `hp_live_${name}`][Math.floor(i / 50) % 4];
         const headers = key === undefined ? {} : { authorization: `Bearer ${key}` };
@@ -664,7 +683,7 @@ t.test('metrics', async (t) => {
       ['GET', '/c4n4ry'],
       ['GET', '/metrics/'],
       ['GET', '/health'],
-      ['GET', '/v1/orders'],
+      ['GET', '/v1/api-keys'],
       ['POST', '/metrics'],
     ] as const) {
       const { statusCode, body, headers } = await service.internal.inject({ method, url });
