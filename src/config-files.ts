@@ -1,4 +1,4 @@
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
 
 /** Reads a secret from a file, without the one line end that editors and `echo` leave. */
 export function readSecretFile(path: string): { text: string } | { fault: string } {
@@ -12,7 +12,7 @@ export function readSecretFile(path: string): { text: string } | { fault: string
 export function findFileFault(path: string): string | undefined {
   try {
     if (!statSync(path).isFile()) return `${showPath(path)} is not a file`;
-    accessSync(path, constants.R_OK);
+    closeSync(openSync(path, 'r'));
     return undefined;
   } catch (err) {
     return `${showPath(path)} cannot be read (${err instanceof Error && 'code' in err ? String(err.code) : 'unknown reason'})`;

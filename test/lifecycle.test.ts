@@ -2,7 +2,10 @@ import { once } from 'node:events';
 import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
 import { connect, createServer } from 'node:net';
 import t, { type Test } from 'tap';
-import { newOrder, startTestApp, type TestApp } from './support/app.ts';
+// example:start
+import { newOrder } from './support/app.ts';
+// example:end
+import { startTestApp, type TestApp } from './support/app.ts';
 import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
 import { startRedis } from './support/redis.ts';
 import { spawnService, startService, type ServiceProcess } from './support/service.ts';
@@ -39,14 +42,14 @@ async function ask(url: string, headers: Record<string, string> = {}, agent?: Ag
   };
 }
 
-/** Keeps every request that reads orders waiting, until released or `t` ends. */
-async function holdOrders(t: Test, databaseUrl: string): Promise<() => void> {
+/** Keeps every request that reads the audit log waiting, until released or `t` ends. */
+async function holdAuditLog(t: Test, databaseUrl: string): Promise<() => void> {
   let release = (): void => {};
   const released = new Promise<void>((resolve) => (release = resolve));
   let locked = (): void => {};
   const isLocked = new Promise<void>((resolve) => (locked = resolve));
   const held = withClient(databaseUrl, async (client) => {
-    await client.query('begin; lock table orders in access exclusive mode');
+    await client.query('begin; lock table audit_event in access exclusive mode');
     locked();
     await released;
     await client.query('commit');
@@ -73,14 +76,14 @@ t.test(
   async (t) => {
     const service = await startWithKey(t, { DRAIN_DELAY_SECONDS: '1', SHUTDOWN_TIMEOUT_SECONDS: '20' });
     const { url, port, headers, child } = service;
-    const release = await holdOrders(t, service.databaseUrl);
+    const release = await holdAuditLog(t, service.databaseUrl);
     const agent = new Agent({ keepAlive: true });
     const idle = connect(port, '127.0.0.1');
     const halfSent = connect(port, '127.0.0.1');
     halfSent.write('GET /health/live HTTP/1.1\r\nHost: a\r\n');
     await ask(`${url}/health/live`, {}, agent);
     t.equal((await ask(`${url}/health/ready`)).status, 200);
-    const slow = ask(`${url}/v1/orders`, headers, new Agent({ keepAlive: true }));
+    const slow = ask(`${url}/v1/audit-events`, headers, new Agent({ keepAlive: true }));
     await until('a request is in flight', async () => (await inFlight(service)) === 1);
 
     child.kill('SIGTERM');
@@ -104,7 +107,11 @@ t.test(
     t.ok(Date.now() - drainingSince >= 900, 'not before the drain delay');
     t.equal(child.exitCode, null, 'and what is in flight is waited for');
     release();
-    t.match(await slow, { status: 200, connection: 'close', json: { data: [] } });
+    t.match(await slow, {
+      status: 200,
+      connection: 'close',
+      json: { data: [{ action: 'api_key.created' }] },
+    });
     const answeredAt = Date.now();
     t.equal(await service.ended, 0);
     t.ok(Date.now() - answeredAt < 3_000, 'connections without a request are not waited for');
@@ -151,8 +158,8 @@ t.test(
   { buffered: true },
   async (t) => {
     const service = await startWithKey(t, { SHUTDOWN_TIMEOUT_SECONDS: '0.5' });
-    await holdOrders(t, service.databaseUrl);
-    const cut = ask(`${service.url}/v1/orders`, service.headers).catch(
+    await holdAuditLog(t, service.databaseUrl);
+    const cut = ask(`${service.url}/v1/audit-events`, service.headers).catch(
       (error: NodeJS.ErrnoException) => error.code,
     );
     await until('a request is in flight', async () => (await inFlight(service)) === 1);
@@ -186,8 +193,8 @@ for (const [kind, event] of [
     { buffered: true },
     async (t) => {
       const service = await startWithKey(t, { DRAIN_DELAY_SECONDS: '0.3' }, ['--import', FAULT]);
-      const release = await holdOrders(t, service.databaseUrl);
-      const slow = ask(`${service.url}/v1/orders`, service.headers);
+      const release = await holdAuditLog(t, service.databaseUrl);
+      const slow = ask(`${service.url}/v1/audit-events`, service.headers);
       await until('a request is in flight', async () => (await inFlight(service)) === 1);
 
       service.child.send(kind);
@@ -283,7 +290,9 @@ t.test(
     if (!redis) return;
     const seed = await startTestApp(t, { DATABASE_URL: postgres.url });
     const { token } = await seed.issueKey();
+    // example:start
     const order = (await seed.request('POST', '/v1/orders', { token, body: newOrder() })).json;
+    // example:end
     await postgres.stop();
     const headers = { authorization: `Bearer ${token}` };
     const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
@@ -315,24 +324,31 @@ t.test(
       redis: 'connected',
       health: { status: 'healthy', database: 'connected', redis: 'connected' },
     });
+    // example:start
     t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).json.id, order.id);
+    // example:end
 
     postgres.freeze();
     await is('Postgres hangs', 503, { health: { database: 'disconnected' } });
     postgres.thaw();
     await is('Postgres goes on', 200, { health: { status: 'healthy' } });
+    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
+    // example:start
     t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).status, 200);
+    // example:end
 
     postgres.kill();
     await is('Postgres crashed', 503, { health: { status: 'unhealthy' } });
-    const [cached, list] = await Promise.all([
-      fetch(`${url}/v1/orders/${order.id}`, { headers }),
-      fetch(`${url}/v1/orders`, { headers }),
-    ]);
+    // example:start
+    const cached = fetch(`${url}/v1/orders/${order.id}`, { headers });
+    // example:end
+    const list = await fetch(`${url}/v1/audit-events`, { headers });
     t.equal(list.status, 503);
     t.match(list.headers.get('retry-after'), /^\d+$/);
     t.match(await list.json(), { code: 'unavailable' });
-    t.equal(cached.status, 200, await cached.text());
+    // example:start
+    t.equal((await cached).status, 200, await (await cached).text());
+    // example:end
 
     await redis.stop();
     await is('Redis is away as well', 503, { health: { database: 'disconnected', redis: 'disconnected' } });
@@ -342,7 +358,7 @@ t.test(
       redis: 'disconnected',
       health: { status: 'degraded', database: 'connected', redis: 'disconnected' },
     });
-    t.equal((await ask(`${url}/v1/orders`, headers)).status, 200);
+    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
     await redis.start();
     await until('Redis is back', async () => (await ask(`${url}/health`)).json.status === 'healthy');
     t.equal(child.exitCode, null);

@@ -1,4 +1,3 @@
-// Goes with the example: src/features/orders
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
@@ -7,10 +6,15 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+// example:start
 import { setTimeout as delay } from 'node:timers/promises';
+// example:end
 import t, { type Test } from 'tap';
 import { ERROR_CODES, type ErrorCode } from '../src/errors.ts';
-import { newOrder, startTestApp, type TestApp, type TestResponse } from './support/app.ts';
+// example:start
+import { newOrder } from './support/app.ts';
+// example:end
+import { startTestApp, type TestApp, type TestResponse } from './support/app.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
 import { requireTool } from './support/tools.ts';
 
@@ -101,7 +105,13 @@ t.test('the document tells all there is to know of an operation', async (t) => {
   const ajv = createAjv(document);
 
   t.equal(new Set(operations.map(({ id }) => id)).size, operations.length, 'ids are unique');
-  t.same(document.tags.map(({ name }: Json) => name).toSorted(), ['api-keys', 'health', 'orders']);
+  t.same(document.tags.map(({ name }: Json) => name).toSorted(), [
+    'api-keys',
+    'health',
+    // example:start
+    'orders',
+    // example:end
+  ]);
   for (const { id, method, path, json } of operations) {
     t.match(json, { operationId: /^[a-z]+[A-Za-z]+$/, summary: /\w/, tags: [/\w/] }, `${method} ${path}`);
     const scope = /Needs the scope `([a-z-]+:[a-z-]+)`/.exec(json.description)?.[1];
@@ -127,20 +137,22 @@ t.test('the document tells all there is to know of an operation', async (t) => {
     }
   }
 
-  t.match(document.paths['/v1/orders'].get.parameters[0], {
+  t.match(document.paths['/v1/audit-events'].get.parameters[0], {
     name: 'limit',
     in: 'query',
     required: false,
     schema: { type: 'integer', minimum: 1, maximum: 100, default: 20 },
   });
+  // example:start
   const headerOf = (path: string, method: string) =>
     document.paths[path][method].parameters.find((parameter: Json) => parameter.in === 'header');
   t.match(headerOf('/v1/orders', 'post'), { name: 'Idempotency-Key', required: false });
   t.match(headerOf('/v1/orders/{id}', 'get'), { name: 'If-None-Match', required: false });
   t.match(headerOf('/v1/orders/{id}', 'patch'), { name: 'If-Match', required: true });
+  // example:end
   t.same(document.components.schemas.Problem.properties.code.enum, ERROR_CODES);
-  t.equal(misfit(ajv, { $ref: '#/components/schemas/Order' }, {}) === undefined, false);
-  t.notMatch(JSON.stringify(document.components.schemas.OrderPage), 'additionalProperties');
+  t.equal(misfit(ajv, { $ref: '#/components/schemas/ApiKey' }, {}) === undefined, false);
+  t.notMatch(JSON.stringify(document.components.schemas.ApiKeyPage), 'additionalProperties');
 });
 
 /** What a request says beyond its operation; `token: ''` for none. */
@@ -153,9 +165,11 @@ interface Shot {
 }
 
 interface World {
-  /** Makes one that no other shot touches, and says its id. */
-  order(): Promise<string>;
+  /** Each makes one that no other shot touches, and says its id. */
   key(): Promise<string>;
+  // example:start
+  order(): Promise<string>;
+  // example:end
 }
 
 /** For each operation of the document, a request that succeeds; a new one at each call. */
@@ -163,6 +177,7 @@ const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
   getLiveness: async () => ({}),
   getReadiness: async () => ({}),
   getHealth: async () => ({}),
+  // example:start
   createOrder: async () => ({ body: newOrder(), headers: { 'idempotency-key': randomUUID() } }),
   listOrders: async () => ({ query: 'limit=2&status=pending&createdFrom=2020-01-01T00:00:00Z' }),
   getOrder: async ({ order }) => ({ params: { id: await order() } }),
@@ -173,7 +188,8 @@ const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
     body: { status: 'paid' },
   }),
   deleteOrder: async ({ order }) => ({ params: { id: await order() }, headers: { 'if-match': '"1"' } }),
-  createApiKey: async () => ({ body: { name: 'made by a test', scopes: ['orders:read'] } }),
+  // example:end
+  createApiKey: async () => ({ body: { name: 'made by a test', scopes: ['audit:read'] } }),
   listApiKeys: async () => ({ query: 'limit=3' }),
   getApiKey: async ({ key }) => ({ params: { id: await key() } }),
   changeApiKey: async ({ key }) => ({ params: { id: await key() }, body: { name: 'renamed' } }),
@@ -182,6 +198,7 @@ const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
   listAuditEvents: async () => ({ query: 'limit=3' }),
 };
 
+// example:start
 /** Another one each time: what is cached would be answered without Postgres. */
 function newDay(): string {
   return dayBefore(++days);
@@ -192,6 +209,7 @@ let days = 0;
 function dayBefore(count: number): string {
   return new Date(Date.now() - count * 86_400_000).toISOString().slice(0, 10);
 }
+// example:end
 
 /** What needs a socket or a busy event loop is provoked in other tests; probes have no accident to provoke. */
 function cannotBeProvoked(code: ErrorCode, path: string): boolean {
@@ -226,7 +244,9 @@ t.test('every operation answers as the document says, in each documented way', a
   }
   const { token } = await app.issueKey();
   const world: World = {
+    // example:start
     order: async () => (await app.request('POST', '/v1/orders', { token, body: newOrder() })).json.id,
+    // example:end
     key: async () => (await app.issueKey()).id,
   };
 
@@ -291,13 +311,16 @@ t.test('every operation answers as the document says, in each documented way', a
     forbidden: async (o, shot) =>
       fire(o, { ...shot, token: (await app.issueKey({ scopes: ['a:b'] })).token }),
     https_required: (o, shot) => fire(o, shot, strict),
-    not_found: (o, shot) =>
-      fire(o, { ...shot, params: { id: o.path.startsWith('/v1/orders') ? randomUUID() : 'unknown' } }),
+    not_found: (o, shot) => {
+      const { schema } = o.json.parameters.find((parameter: Json) => parameter.in === 'path');
+      return fire(o, { ...shot, params: { id: schema.format === 'uuid' ? randomUUID() : 'unknown' } });
+    },
     not_acceptable: (o, shot) => fire(o, { ...shot, headers: { ...shot.headers, accept: 'text/html' } }),
     conflict: async (o, shot) => {
       await fire(o, without(shot, 'headers'));
       return fire(o, without(shot, 'headers'));
     },
+    // example:start
     illegal_transition: (o, shot) => fire(o, { ...shot, body: { status: 'delivered' } }),
     idempotency_in_progress: async (o, shot) => {
       let first: Promise<TestResponse> | undefined;
@@ -311,6 +334,7 @@ t.test('every operation answers as the document says, in each documented way', a
     },
     precondition_failed: (o, shot) => fire(o, { ...shot, headers: { 'if-match': '"99"' } }),
     precondition_required: (o, shot) => fire(o, without(shot, 'headers')),
+    // example:end
     payload_too_large: (o, { headers, ...shot }) =>
       fire(o, { ...shot, headers: { ...headers, ...JSON_TYPE }, body: JSON.stringify('x'.repeat(20_000)) }),
     uri_too_long: (o, shot) => fire(o, { ...shot, params: { id: 'a'.repeat(201) } }),
@@ -320,6 +344,7 @@ t.test('every operation answers as the document says, in each documented way', a
     },
     unsupported_media_type: (o, { headers, ...shot }) =>
       fire(o, { ...shot, headers: { ...headers, 'content-type': 'application/json; charset=latin1' } }),
+    // example:start
     idempotency_key_reused: async (o, shot) => {
       await fire(o, shot);
       return fire(o, { ...shot, body: newOrder() });
@@ -330,6 +355,7 @@ t.test('every operation answers as the document says, in each documented way', a
       }
       return fire(o, shot, hasty);
     },
+    // example:end
     rate_limited: async (o, shot) => {
       const limited = { ...shot, token: (await app.issueKey({ limitPerMinute: 1 })).token };
       await fire(o, limited);
@@ -343,12 +369,12 @@ t.test('every operation answers as the document says, in each documented way', a
   const AROUND: Partial<Record<ErrorCode, (work: () => Promise<void>) => Promise<void>>> = {
     async internal(work) {
       for (const table of TABLES) await sql(url, `alter table ${table} rename to ${table}_gone`);
-      await app.request('GET', '/v1/orders', { token });
+      await app.request('GET', '/v1/audit-events', { token });
       await work();
       for (const table of TABLES) await sql(url, `alter table ${table}_gone rename to ${table}`);
     },
     async timeout(work) {
-      await hasty.request('GET', '/v1/orders', { token });
+      await hasty.request('GET', '/v1/audit-events', { token });
       for (const table of TABLES) {
         await sql(url, `alter table ${table} rename to ${table}_gone`);
         await sql(
@@ -420,12 +446,25 @@ t.test('every operation answers as the document says, in each documented way', a
 
 /** What handlers fail with on their own: nothing else in a route says so. */
 const OWN_FAILURES: Partial<Record<ErrorCode, string[]>> = {
-  conflict: ['rotateApiKey', 'createOrder'],
+  conflict: [
+    'rotateApiKey',
+    // example:start
+    'createOrder',
+    // example:end
+  ],
+  // example:start
   illegal_transition: ['changeOrder'],
   result_too_large: ['summarizeOrders'],
+  // example:end
 };
 
-const TABLES = ['orders', 'api_key', 'audit_event'];
+const TABLES = [
+  'api_key',
+  'audit_event',
+  // example:start
+  'orders',
+  // example:end
+];
 const JSON_TYPE = { 'content-type': 'application/json' };
 
 function without(shot: Shot, part: keyof Shot): Shot {
@@ -436,6 +475,7 @@ function sql(url: string, text: string): Promise<unknown> {
   return withClient(url, (client) => client.query(text));
 }
 
+// example:start
 /** Nobody else can read or write the table until `work` ends; `waiting` resolves when somebody wants to. */
 async function whileLocked<T>(
   url: string,
@@ -453,6 +493,7 @@ async function whileLocked<T>(
     return answer;
   });
 }
+// example:end
 
 t.test('the page and its files answer without a key, to HEAD, and with 304 to who has them', async (t) => {
   const { request } = await startTestApp(t);
@@ -501,8 +542,7 @@ t.test('the page works in a browser, offline and under its own policy, and tries
   const chromium = process.env.CHROMIUM_PATH ?? requireTool(t, 'chromium');
   if (!chromium) return;
   const { app, issueKey, request } = await startTestApp(t, { MAX_EVENT_LOOP_DELAY_MS: '0' });
-  const { token } = await issueKey({ scopes: ['orders:read', 'orders:write'] });
-  await request('POST', '/v1/orders', { token, body: newOrder({ reference: 'seen-in-the-browser' }) });
+  const { token } = await issueKey({ name: 'seen-in-the-browser', scopes: ['keys:admin'] });
   await app.listen({ host: '127.0.0.1', port: 0 });
   // Not a loopback name: for those the page and the browser make exceptions.
   const origin = `http://docs.test:${(app.server.address() as AddressInfo).port}`;
@@ -518,7 +558,7 @@ t.test('the page works in a browser, offline and under its own policy, and tries
   await page.locator('#auth-bearer-value').fill(token);
   await page.getByRole('button', { name: 'Apply credentials' }).first().click();
   await page.getByRole('button', { name: 'Close' }).first().click();
-  const operation = page.locator('#operations-orders-listOrders');
+  const operation = page.locator('#operations-api-keys-listApiKeys');
   await operation.locator('.opblock-summary-control').click();
   await operation.getByRole('button', { name: 'Try it out' }).click();
   await operation.getByRole('button', { name: 'Execute' }).click();
@@ -533,7 +573,7 @@ t.test('the page works in a browser, offline and under its own policy, and tries
   t.notMatch(String(await page.evaluate(stored)), token, 'the key is nowhere but in the page');
   t.same(faults, []);
   t.same([...new Set(urls.map((url) => new URL(url).origin))], [origin]);
-  t.ok(urls.some((url) => url.startsWith(`${origin}/v1/orders`)));
+  t.ok(urls.some((url) => url.startsWith(`${origin}/v1/api-keys`)));
 });
 
 /** A browser of its own; `faults` are what its console, its pages and their policies complain of. */

@@ -91,13 +91,13 @@ t.test('missing, malformed, unknown, revoked and expired keys get one and the sa
   t.match(parseToken(wrongSecret), { id: good.id }, 'well-formed, with the id of a good key');
 
   const answers = {
-    missing: await request('GET', '/v1/orders'),
-    malformed: await request('GET', '/v1/orders', { token: 'hp_live_nonsense' }),
-    unknown: await request('GET', '/v1/orders', { token: forged }),
-    wrongSecret: await request('GET', '/v1/orders', { token: wrongSecret }),
-    revoked: await request('GET', '/v1/orders', { token: revoked.token }),
-    expired: await request('GET', '/v1/orders', { token: expired.token }),
-    basic: await request('GET', '/v1/orders', { headers: { authorization: 'Basic aHA6aHA=' } }),
+    missing: await request('GET', '/v1/audit-events'),
+    malformed: await request('GET', '/v1/audit-events', { token: 'hp_live_nonsense' }),
+    unknown: await request('GET', '/v1/audit-events', { token: forged }),
+    wrongSecret: await request('GET', '/v1/audit-events', { token: wrongSecret }),
+    revoked: await request('GET', '/v1/audit-events', { token: revoked.token }),
+    expired: await request('GET', '/v1/audit-events', { token: expired.token }),
+    basic: await request('GET', '/v1/audit-events', { headers: { authorization: 'Basic aHA6aHA=' } }),
   };
 
   for (const [name, { status, json, headers }] of Object.entries(answers)) {
@@ -143,30 +143,30 @@ t.test('a key in the URL is refused, and is in no log', async (t) => {
   const { request, issueKey, logs } = await startTestApp(t);
   const { token } = await issueKey();
 
-  t.equal((await request('GET', `/v1/orders?api_key=${token}`)).status, 400);
-  t.equal((await request('GET', `/v1/orders?api_key=${token}`, { token })).status, 400);
+  t.equal((await request('GET', `/v1/audit-events?api_key=${token}`)).status, 400);
+  t.equal((await request('GET', `/v1/audit-events?api_key=${token}`, { token })).status, 400);
 
   t.notMatch(JSON.stringify(logs), token.slice(21, 45));
 });
 
 t.test('a key without the scope of a route gets 403, and * is every scope', async (t) => {
   const { app, request, issueKey, metric } = await startTestApp(t);
-  const { token: reader } = await issueKey({ scopes: ['orders:read'] });
+  const { token: reader } = await issueKey({ scopes: ['audit:read'] });
   const { token: nobody } = await issueKey({ scopes: [] });
   const { token: everybody } = await issueKey({ scopes: ['*'] });
 
-  t.equal((await request('GET', '/v1/orders', { token: reader })).status, 200);
+  t.equal((await request('GET', '/v1/audit-events', { token: reader })).status, 200);
   const head = async (token: string) => {
     const headers = { authorization: `Bearer ${token}` };
-    return (await app.inject({ method: 'HEAD', url: '/v1/orders', headers })).statusCode;
+    return (await app.inject({ method: 'HEAD', url: '/v1/audit-events', headers })).statusCode;
   };
   t.equal(await head(reader), 200);
   t.equal(await head(nobody), 403);
   for (const [method, url, token] of [
-    ['POST', '/v1/orders', reader],
+    ['POST', '/v1/api-keys', reader],
     ['GET', '/v1/api-keys', reader],
-    ['GET', '/v1/audit-events', reader],
-    ['GET', '/v1/orders', nobody],
+    ['DELETE', '/v1/api-keys/1', reader],
+    ['GET', '/v1/audit-events', nobody],
   ] as const) {
     const { status, json } = await request(method, url, { token });
     t.equal(status, 403, `${method} ${url}`);
@@ -439,13 +439,13 @@ t.test('a change of scopes counts from the next request on, on every process', a
   if (!redis) return;
   const [first, second] = await startPair(t, { REDIS_URL: redis });
   const { token: admin } = await first.issueKey();
-  const { id, token } = await first.issueKey({ scopes: ['orders:read'] });
+  const { id, token } = await first.issueKey({ scopes: ['audit:read'] });
 
   for (let i = 0; i < 20; i++) {
-    const scopes = i % 2 ? ['orders:read'] : ['keys:admin'];
-    t.equal((await second.request('GET', '/v1/orders', { token })).status, i % 2 ? 403 : 200);
+    const scopes = i % 2 ? ['audit:read'] : ['keys:admin'];
+    t.equal((await second.request('GET', '/v1/audit-events', { token })).status, i % 2 ? 403 : 200);
     await first.request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: { scopes } });
-    t.equal((await second.request('GET', '/v1/orders', { token })).status, i % 2 ? 200 : 403);
+    t.equal((await second.request('GET', '/v1/audit-events', { token })).status, i % 2 ? 200 : 403);
   }
 });
 

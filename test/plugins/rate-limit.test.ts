@@ -4,7 +4,10 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
-import { newOrder, startTestApp, type TestApp, type TestResponse } from '../support/app.ts';
+// example:start
+import { newOrder } from '../support/app.ts';
+// example:end
+import { startTestApp, type TestApp, type TestResponse } from '../support/app.ts';
 import { createDatabase } from '../support/postgres.ts';
 import { forgetProcess, registerProcess } from '../support/processes.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
@@ -70,19 +73,20 @@ t.test('every route, HEAD and unknown URLs pay from one purse', async (t) => {
   const { app, request, issueKey } = await startTestApp(t, { RATE_LIMIT_PER_MINUTE: '6' });
   const { token } = await issueKey();
   const headers = { authorization: `Bearer ${token}` };
-  const head = async () => (await app.inject({ method: 'HEAD', url: '/v1/orders', headers })).statusCode;
+  const head = async () =>
+    (await app.inject({ method: 'HEAD', url: '/v1/audit-events', headers })).statusCode;
 
-  t.equal((await request('GET', '/v1/orders', { token })).status, 200);
+  t.equal((await request('GET', '/v1/audit-events', { token })).status, 200);
   t.equal(await head(), 200);
-  t.equal((await request('POST', '/v1/orders', { token, body: newOrder() })).status, 201);
+  t.equal((await request('POST', '/v1/api-keys', { token, body: { name: 'x', scopes: ['*'] } })).status, 201);
   t.equal((await request('GET', ANYWHERE, { token })).status, 404);
-  t.equal((await request('PUT', '/v1/orders', { token })).status, 405);
-  t.equal((await request('GET', '/v1/orders?limit=0', { token })).status, 400);
+  t.equal((await request('PUT', '/v1/audit-events', { token })).status, 405);
+  t.equal((await request('GET', '/v1/audit-events?limit=0', { token })).status, 400);
 
   t.equal(await head(), 429);
-  t.equal((await request('GET', '/v1/orders', { token })).status, 429);
+  t.equal((await request('GET', '/v1/audit-events', { token })).status, 429);
   t.equal((await request('GET', `${ANYWHERE}/else`, { token })).status, 429);
-  t.equal((await request('PUT', '/v1/orders', { token })).status, 429);
+  t.equal((await request('PUT', '/v1/audit-events', { token })).status, 429);
   t.equal((await request('GET', '/health')).status, 200, 'probes pay nothing');
 });
 
@@ -162,11 +166,13 @@ t.test('processes on one Redis admit exactly the limit together, and every key i
   }
   for (const { request } of apps) t.equal((await request('GET', ANYWHERE, { token })).status, 429);
 
+  // example:start
   const { json } = await apps[0]!.request('POST', '/v1/orders', {
     token: (await issueKey()).token,
     body: newOrder(),
   });
   await apps[1]!.request('GET', `/v1/orders/${json.id}`, { token: (await issueKey()).token });
+  // example:end
   const keys = await client.keys('*');
   t.ok(keys.length >= 5, keys.join(' '));
   for (const key of keys) t.ok((await client.pttl(key)) > 0, key);
