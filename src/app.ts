@@ -60,6 +60,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   };
   const refuseSocket = createSocketErrorHandler(rawAnswers);
 
+  // The wider type: with pino's own, every helper that takes an app would have to name it.
+  const loggerInstance: FastifyBaseLogger = log;
   const app = fastify({
     // Node looks for late requests every 30 s by default, whatever the timeouts say.
     http: {
@@ -75,7 +77,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     bodyLimit: config.http.bodyLimitBytes,
     trustProxy: config.http.trustedProxies,
     genReqId: (request) => requestIds.of(request),
-    loggerInstance: log as FastifyBaseLogger,
+    loggerInstance,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     childLoggerFactory: createRequestLog,
     // While draining every route goes on; `lifecycle` says when that ends.

@@ -99,7 +99,7 @@ function mask(text: string): string {
  * which carries the request id itself, so a child made ahead for each of them would be waste.
  */
 export function createRequestLog(parent: FastifyBaseLogger, bindings: Bindings): FastifyBaseLogger {
-  return new RequestLog(parent, bindings) as unknown as FastifyBaseLogger;
+  return new RequestLog(parent, bindings);
 }
 
 class RequestLog {
