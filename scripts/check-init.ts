@@ -118,7 +118,7 @@ function npm(folder: string, ...args: string[]): Promise<string> {
   return run(folder, process.platform === 'win32' ? 'npm.cmd' : 'npm', ...args);
 }
 
-/** Its output. @throws Error with the end of it when it fails */
+/** Its output. @throws Error with what matters of it when it fails */
 async function run(cwd: string, command: string, ...args: string[]): Promise<string> {
   const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   running = child;
@@ -128,5 +128,13 @@ async function run(cwd: string, command: string, ...args: string[]): Promise<str
   }
   const [code] = await once(child, 'close');
   if (code === 0) return output;
-  throw new Error(`${[command, ...args].join(' ')} ended with ${code}:\n${output.slice(-8000)}`);
+  throw new Error(
+    `${[command, ...args].join(' ')} ended with ${code}:\n${whyOf(output)}\n${output.slice(-2000)}`,
+  );
+}
+
+/** Failures of tests, which may stand thousands of lines before the end. */
+function whyOf(output: string): string {
+  const found = output.match(/^ *not ok .*(?:\n *(?!(?:not )?ok ).*){0,30}/gm) ?? [];
+  return found.slice(0, 10).join('\n');
 }

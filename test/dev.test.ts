@@ -31,19 +31,23 @@ const run = promisify(execFile);
 
 const PROMISE = 'It starts on a machine that has only Node: one command, a real Postgres, no Docker';
 
-await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
+// Each of the three has a folder of its own, and most of their time is waiting.
+t.jobs = 3;
+
+t.test(PROMISE, { timeout: 110_000 }, async (t) => {
   await useServers();
   const directory = copyRepository(t);
   // Nothing but Node on PATH: no psql, no Docker.
   const onlyNode = join(directory, 'bin');
   mkdirSync(onlyNode);
   symlinkSync(process.execPath, join(onlyNode, 'node'));
-  let key = '';
+  // A start takes seconds: each test goes on with what the one before it left running.
+  const start = (...rest: [env?: Record<string, string>, command?: string[]]) =>
+    startDev(t, directory, ...rest);
+  let dev = start({ PATH: onlyNode });
+  const key = await dev.key();
 
   await t.test('the first start prints a key, and its curl line works when pasted', async (t) => {
-    const dev = startDev(t, directory, { PATH: onlyNode });
-    key = await dev.key();
-
     t.match(key, /^hp_dev_/);
     t.equal(await post(await dev.url(), key), 201);
     if (requireTool(t, 'curl')) {
@@ -61,9 +65,6 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
   await t.test(
     'Ctrl-C ends everything with 0, however often it comes; the next start has the data',
     async (t) => {
-      const dev = startDev(t, directory);
-      t.equal(await dev.key(), key, 'the key of the first start still works');
-      t.match(await list(await dev.url(), key), /"name":"kept"/);
       const everything = dev.processes();
       t.ok(everything.length > 4, 'dev, service, postmaster and its children are known');
 
@@ -75,14 +76,15 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
 
       t.equal(await dev.exitCode, 0);
       t.strictSame(await survivors(everything), []);
+
+      dev = start();
+      t.equal(await dev.key(), key, 'the key of the first start still works');
+      t.match(await list(await dev.url(), key), /"name":"kept"/);
     },
   );
 
   await t.test('a second start beside it is refused and names the pid of the first', async (t) => {
-    const dev = startDev(t, directory);
-    await dev.key();
-
-    const second = startDev(t, directory);
+    const second = start();
 
     t.equal(await second.exitCode, 1);
     t.match(second.output(), `pid ${dev.pid}`);
@@ -92,8 +94,6 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
   await t.test(
     'a changed source file starts the service again, one that cannot start is waited for',
     async (t) => {
-      const dev = startDev(t, directory);
-      await dev.key();
       const before = dev.service();
       const file = join(directory, 'src/version.ts');
       const original = readFileSync(file, 'utf8');
@@ -112,26 +112,21 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
   );
 
   await t.test('after a SIGKILL the service ends itself and the next start mends the rest', async (t) => {
-    const killed = startDev(t, directory);
-    await killed.key();
-    const [service, postmaster] = [killed.service(), killed.postmaster()];
+    const [service, postmaster] = [dev.service(), dev.postmaster()];
 
-    process.kill(killed.pid, 'SIGKILL');
-    await killed.exitCode;
+    process.kill(dev.pid, 'SIGKILL');
+    await dev.exitCode;
     t.strictSame(await survivors([service]), [], 'the service noticed');
     t.match(commandOf(postmaster), 'postgres', 'Postgres did not');
 
-    const dev = startDev(t, directory);
+    const npm = requireTool(t, 'npm');
+    dev = npm ? start({ DEV_WATCH: 'false' }, [npm, 'run', 'dev']) : start();
     t.equal(await dev.key(), key);
     t.match(await list(await dev.url(), key), /"name":"kept"/);
     t.strictSame(await survivors([postmaster]), [], 'the one left behind was stopped');
   });
 
   await t.test('a signal to npm alone ends everything', async (t) => {
-    const npm = requireTool(t, 'npm');
-    if (!npm) return;
-    const dev = startDev(t, directory, { DEV_WATCH: 'false' }, [npm, 'run', 'dev']);
-    await dev.key();
     const everything = dev.processes();
 
     process.kill(dev.pid, 'SIGTERM');
@@ -140,7 +135,22 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
     t.strictSame(await survivors(everything), []);
   });
 
-  await t.test('a port that is taken is named, and everything ends', async (t) => {
+  await t.test('a key that the database no longer takes is replaced', async (t) => {
+    rmSync(join(directory, '.hardpoint/dev-key.json'));
+
+    dev = start();
+    const next = await dev.key();
+
+    t.not(next, key);
+    t.match(await list(await dev.url(), next), /"name":"kept"/);
+  });
+});
+
+t.test('a start that cannot succeed', { timeout: 110_000 }, async (t) => {
+  await useServers();
+  const directory = copyRepository(t);
+
+  await t.test('names a port that is taken, and ends everything', async (t) => {
     const blocker = createServer();
     await new Promise<void>((resolve) => blocker.listen(0, '127.0.0.1', resolve));
     t.teardown(() => blocker.close());
@@ -151,33 +161,21 @@ await t.test(PROMISE, { timeout: 110_000 }, async (t) => {
 
     t.not(await dev.exitCode, 0);
     t.match(dev.output(), port);
-    t.notOk(
-      existsSync(join(directory, '.hardpoint/postgres/cluster/postmaster.pid')),
-      'Postgres was stopped',
-    );
+    const cluster = join(directory, '.hardpoint/postgres/cluster');
+    t.ok(existsSync(cluster), 'Postgres was started');
+    t.notOk(existsSync(join(cluster, 'postmaster.pid')), 'and stopped');
     t.notMatch(dev.output(), 'API key:');
   });
 
-  await t.test('a configuration that is wrong is named before the service starts', async (t) => {
+  await t.test('names a configuration that is wrong before the service starts', async (t) => {
     const dev = startDev(t, directory, { RATE_LIMIT_PER_MINUTE: 'many' });
 
     t.equal(await dev.exitCode, 1);
     t.match(dev.output(), 'RATE_LIMIT_PER_MINUTE');
   });
-
-  await t.test('a key that the database no longer takes is replaced', async (t) => {
-    const secrets = join(directory, '.hardpoint/dev-key.json');
-    rmSync(secrets);
-
-    const dev = startDev(t, directory);
-    const next = await dev.key();
-
-    t.not(next, key);
-    t.match(await list(await dev.url(), next), /"name":"kept"/);
-  });
 });
 
-await t.test('the embedded Postgres', async (t) => {
+t.test('the embedded Postgres', async (t) => {
   const dataDir = mkdtempSync(join(tmpdir(), 'hardpoint-embedded-'));
   t.teardown(() => rmSync(dataDir, { recursive: true, force: true }));
   const first = await openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line) });

@@ -12,7 +12,7 @@ import { spawnService, startService, type ServiceProcess } from './support/servi
 import { until } from './support/until.ts';
 
 // Each of these has processes and a database of its own; most of their time is waiting.
-t.jobs = 3;
+t.jobs = 4;
 
 /** A database, a process on it and a key for it. */
 async function startWithKey(t: Test, env: Record<string, string> = {}, nodeArgs: string[] = []) {
@@ -69,6 +69,89 @@ async function inFlight({ metricsUrl }: ServiceProcess): Promise<number> {
 
 const hasLine = ({ logs }: { logs: Record<string, unknown>[] }, message: string) =>
   logs.some((line) => line.message === message);
+
+t.test(
+  'Without Postgres the process lives, cached reads go on, the rest is 503 with `Retry-After`, and it heals.',
+  { buffered: true },
+  async (t) => {
+    const [postgres, redis] = await Promise.all([startPostgres(t), startRedis(t)]);
+    if (!redis) return;
+    const seed = await startTestApp(t, { DATABASE_URL: postgres.url });
+    const { token } = await seed.issueKey();
+    // example:start
+    const order = (await seed.request('POST', '/v1/orders', { token, body: newOrder() })).json;
+    // example:end
+    await postgres.stop();
+    const headers = { authorization: `Bearer ${token}` };
+    const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
+    const state = async () => {
+      const [live, ready, health] = await Promise.all([
+        ask(`${url}/health/live`),
+        ask(`${url}/health/ready`),
+        ask(`${url}/health`),
+      ]);
+      const { version, timestamp, ...parts } = health.json;
+      t.match(version, /^\d+\.\d+\.\d+/);
+      t.equal(new Date(timestamp).toISOString(), timestamp);
+      t.equal(health.status, ready.status);
+      return { live: live.status, ready: ready.status, ...ready.json, health: parts };
+    };
+    const is = async (what: string, ready: number, wanted: object) => {
+      await until(what, async () => (await ask(`${url}/health/ready`)).status === ready);
+      t.match(await state(), { live: 200, ready, ...wanted }, what);
+    };
+
+    await is('Postgres is away at the start', 503, {
+      status: 'unavailable',
+      database: 'disconnected',
+      health: { status: 'unhealthy', database: 'disconnected', redis: 'connected' },
+    });
+    await postgres.start();
+    await is('Postgres came', 200, {
+      status: 'ok',
+      redis: 'connected',
+      health: { status: 'healthy', database: 'connected', redis: 'connected' },
+    });
+    // example:start
+    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).json.id, order.id);
+    // example:end
+
+    postgres.freeze();
+    await is('Postgres hangs', 503, { health: { database: 'disconnected' } });
+    postgres.thaw();
+    await is('Postgres goes on', 200, { health: { status: 'healthy' } });
+    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
+    // example:start
+    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).status, 200);
+    // example:end
+
+    postgres.kill();
+    await is('Postgres crashed', 503, { health: { status: 'unhealthy' } });
+    // example:start
+    const cached = fetch(`${url}/v1/orders/${order.id}`, { headers });
+    // example:end
+    const list = await fetch(`${url}/v1/audit-events`, { headers });
+    t.equal(list.status, 503);
+    t.match(list.headers.get('retry-after'), /^\d+$/);
+    t.match(await list.json(), { code: 'unavailable' });
+    // example:start
+    t.equal((await cached).status, 200, await (await cached).text());
+    // example:end
+
+    await redis.stop();
+    await is('Redis is away as well', 503, { health: { database: 'disconnected', redis: 'disconnected' } });
+    await postgres.start();
+    await is('Postgres is back, Redis is not', 200, {
+      status: 'degraded',
+      redis: 'disconnected',
+      health: { status: 'degraded', database: 'connected', redis: 'disconnected' },
+    });
+    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
+    await redis.start();
+    await until('Redis is back', async () => (await ask(`${url}/health`)).json.status === 'healthy');
+    t.equal(child.exitCode, null);
+  },
+);
 
 t.test(
   'On SIGTERM no request is lost: readiness first, then the drain delay, then what is in flight.',
@@ -279,89 +362,6 @@ t.test(
     }
     t.notMatch(stderr(), /s3cret|\n {4}at /);
     t.same(logs, []);
-  },
-);
-
-t.test(
-  'Without Postgres the process lives, cached reads go on, the rest is 503 with `Retry-After`, and it heals.',
-  { buffered: true },
-  async (t) => {
-    const [postgres, redis] = await Promise.all([startPostgres(t), startRedis(t)]);
-    if (!redis) return;
-    const seed = await startTestApp(t, { DATABASE_URL: postgres.url });
-    const { token } = await seed.issueKey();
-    // example:start
-    const order = (await seed.request('POST', '/v1/orders', { token, body: newOrder() })).json;
-    // example:end
-    await postgres.stop();
-    const headers = { authorization: `Bearer ${token}` };
-    const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
-    const state = async () => {
-      const [live, ready, health] = await Promise.all([
-        ask(`${url}/health/live`),
-        ask(`${url}/health/ready`),
-        ask(`${url}/health`),
-      ]);
-      const { version, timestamp, ...parts } = health.json;
-      t.match(version, /^\d+\.\d+\.\d+/);
-      t.equal(new Date(timestamp).toISOString(), timestamp);
-      t.equal(health.status, ready.status);
-      return { live: live.status, ready: ready.status, ...ready.json, health: parts };
-    };
-    const is = async (what: string, ready: number, wanted: object) => {
-      await until(what, async () => (await ask(`${url}/health/ready`)).status === ready);
-      t.match(await state(), { live: 200, ready, ...wanted }, what);
-    };
-
-    await is('Postgres is away at the start', 503, {
-      status: 'unavailable',
-      database: 'disconnected',
-      health: { status: 'unhealthy', database: 'disconnected', redis: 'connected' },
-    });
-    await postgres.start();
-    await is('Postgres came', 200, {
-      status: 'ok',
-      redis: 'connected',
-      health: { status: 'healthy', database: 'connected', redis: 'connected' },
-    });
-    // example:start
-    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).json.id, order.id);
-    // example:end
-
-    postgres.freeze();
-    await is('Postgres hangs', 503, { health: { database: 'disconnected' } });
-    postgres.thaw();
-    await is('Postgres goes on', 200, { health: { status: 'healthy' } });
-    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
-    // example:start
-    t.equal((await ask(`${url}/v1/orders/${order.id}`, headers)).status, 200);
-    // example:end
-
-    postgres.kill();
-    await is('Postgres crashed', 503, { health: { status: 'unhealthy' } });
-    // example:start
-    const cached = fetch(`${url}/v1/orders/${order.id}`, { headers });
-    // example:end
-    const list = await fetch(`${url}/v1/audit-events`, { headers });
-    t.equal(list.status, 503);
-    t.match(list.headers.get('retry-after'), /^\d+$/);
-    t.match(await list.json(), { code: 'unavailable' });
-    // example:start
-    t.equal((await cached).status, 200, await (await cached).text());
-    // example:end
-
-    await redis.stop();
-    await is('Redis is away as well', 503, { health: { database: 'disconnected', redis: 'disconnected' } });
-    await postgres.start();
-    await is('Postgres is back, Redis is not', 200, {
-      status: 'degraded',
-      redis: 'disconnected',
-      health: { status: 'degraded', database: 'connected', redis: 'disconnected' },
-    });
-    t.equal((await ask(`${url}/v1/audit-events`, headers)).status, 200);
-    await redis.start();
-    await until('Redis is back', async () => (await ask(`${url}/health`)).json.status === 'healthy');
-    t.equal(child.exitCode, null);
   },
 );
 

@@ -6,7 +6,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { PG_MIGRATE_LOCK_ID } from 'node-pg-migrate';
 import type { Client } from 'pg';
 import t from 'tap';
@@ -21,9 +20,16 @@ import {
   schemaIsReady,
 } from '../src/stores/schema-version.ts';
 import { createDatabase, createEmptyDatabase, withClient } from './support/postgres.ts';
+import { programOf } from './support/service.ts';
+
+// Each has a database of its own, and most of their time is waiting.
+t.jobs = 4;
 
 const SHIPPED = readMigrationFiles(MIGRATIONS_FOLDER).map((file) => file.name);
-const COMMAND = fileURLToPath(new URL('../src/commands/migrate.ts', import.meta.url));
+/** Three numbers that are free, in their order. */
+const [NEXT = '', LATER = '', LAST = ''] = [1, 2, 3].map((step) =>
+  String(Number(SHIPPED.at(-1)?.slice(0, 4) ?? 0) + step).padStart(4, '0'),
+);
 
 t.test('up, all the way down and up again gives the same schema, and down leaves nothing', async (t) => {
   const url = await createEmptyDatabase(t);
@@ -34,7 +40,7 @@ t.test('up, all the way down and up again gives the same schema, and down leaves
   const empty = await describeSchema(url);
   await run(url, ['up']);
 
-  t.ok(first.length > 60, 'the description sees the schema');
+  t.ok(first.length > 40, 'the description sees the schema');
   t.match(down.out, `${SHIPPED.length} reverted.`);
   t.same(empty, []);
   t.same(await describeSchema(url), first);
@@ -108,29 +114,29 @@ t.test(
 t.test('a migration that fails leaves nothing of itself, and says where and why', async (t) => {
   const url = await createEmptyDatabase(t);
   const folder = copyMigrations(t);
-  writeMigration(folder, '0005_good', 'create table good (id int)', 'drop table good');
+  writeMigration(folder, `${NEXT}_good`, 'create table good (id int)', 'drop table good');
   writeMigration(
     folder,
-    '0006_bad',
+    `${LATER}_bad`,
     `create table half (note text);\ninsert into half\nvalues (no_such)`,
     'select 1',
   );
-  writeMigration(folder, '0007_later', 'create table later (id int)', 'drop table later');
+  writeMigration(folder, `${LAST}_later`, 'create table later (id int)', 'drop table later');
 
   const up = await run(url, ['up'], { folder });
 
   t.equal(up.code, 1);
   t.equal(
     up.err,
-    'migrations/0006_bad.sql, line 6: column "no_such" does not exist (42703). Nothing of it was kept.',
+    `migrations/${LATER}_bad.sql, line 6: column "no_such" does not exist (42703). Nothing of it was kept.`,
   );
   t.same(await tablesOf(url, ['good', 'half', 'later']), ['good']);
   t.match(statesOf((await run(url, ['status', '--json'], { folder })).out), {
-    '0005_good': 'applied',
-    '0006_bad': 'pending',
-    '0007_later': 'pending',
+    [`${NEXT}_good`]: 'applied',
+    [`${LATER}_bad`]: 'pending',
+    [`${LAST}_later`]: 'pending',
   });
-  writeMigration(folder, '0006_bad', 'create table half (note text)', 'drop table half');
+  writeMigration(folder, `${LATER}_bad`, 'create table half (note text)', 'drop table half');
   t.equal((await run(url, ['up'], { folder })).out.split('\n').at(-1), '2 applied.', 'mended, it goes on');
 });
 
@@ -138,7 +144,7 @@ t.test('a migration that cannot be marked as applied is not kept', async (t) => 
   const url = await createEmptyDatabase(t);
   await run(url, ['up']);
   const folder = copyMigrations(t);
-  writeMigration(folder, '0005_kept', 'create table kept (id int)', 'drop table kept');
+  writeMigration(folder, `${NEXT}_kept`, 'create table kept (id int)', 'drop table kept');
   await withClient(url, (client) =>
     client.query(
       `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'disk full'; end $$;
@@ -148,7 +154,7 @@ t.test('a migration that cannot be marked as applied is not kept', async (t) => 
 
   const up = await run(url, ['up'], { folder });
 
-  t.equal(up.err, 'migrations/0005_kept.sql: disk full (P0001). Nothing of it was kept.');
+  t.equal(up.err, `migrations/${NEXT}_kept.sql: disk full (P0001). Nothing of it was kept.`);
   t.same(await tablesOf(url, ['kept']), []);
   const checksums = await withClient(url, (client) => client.query('select from schema_migration_checksum'));
   t.equal(checksums.rowCount, SHIPPED.length);
@@ -157,7 +163,12 @@ t.test('a migration that cannot be marked as applied is not kept', async (t) => 
 t.test('a migration whose connection dies half way leaves nothing, not even its checksum', async (t) => {
   const url = await createEmptyDatabase(t);
   const folder = copyMigrations(t);
-  writeMigration(folder, '0005_slow', 'create table half (id int);\nselect pg_sleep(60)', 'drop table half');
+  writeMigration(
+    folder,
+    `${NEXT}_slow`,
+    'create table half (id int);\nselect pg_sleep(60)',
+    'drop table half',
+  );
 
   const migrating = run(url, ['up'], { folder });
   await withClient(url, async (client) => {
@@ -169,10 +180,10 @@ t.test('a migration whose connection dies half way leaves nothing, not even its 
   const up = await migrating;
 
   t.equal(up.code, 1);
-  t.match(up.err, /^migrations\/0005_slow\.sql: terminating connection/);
+  t.match(up.err, new RegExp(`^migrations/${NEXT}_slow\\.sql: terminating connection`));
   t.same(await tablesOf(url, ['half']), []);
   const checksums = await withClient(url, (client) =>
-    client.query('select from public.schema_migration_checksum where name = $1', ['0005_slow']),
+    client.query('select from public.schema_migration_checksum where name = $1', [`${NEXT}_slow`]),
   );
   t.equal(checksums.rowCount, 0);
 });
@@ -183,9 +194,14 @@ t.test(
     const url = await createEmptyDatabase(t);
     await run(url, ['up']);
     const folder = copyMigrations(t);
-    writeMigration(folder, '0005_alter', 'alter table orders add column note text', 'select 1');
+    writeMigration(
+      folder,
+      `${NEXT}_alter`,
+      'alter table idempotency_record add column note text',
+      'select 1',
+    );
     await withClient(url, async (holder) => {
-      await holder.query('begin; lock table orders in access share mode');
+      await holder.query('begin; lock table idempotency_record in access share mode');
       const files = readMigrationFiles(folder);
 
       const refused = withClient(url, (client) =>
@@ -193,7 +209,9 @@ t.test(
       );
 
       await t.rejects(refused, {
-        message: /^migrations\/0005_alter\.sql.*lock timeout \(55P03\).*Nothing of it.*pg_stat_activity/,
+        message: new RegExp(
+          `^migrations/${NEXT}_alter\\.sql.*lock timeout \\(55P03\\).*Nothing of it.*pg_stat_activity`,
+        ),
       });
       const startedAt = Date.now();
       const patient = run(url, ['up'], { folder, until: /try 1 of 5 ended/ });
@@ -211,7 +229,7 @@ t.test('a statement that runs away is ended', async (t) => {
   const folder = copyMigrations(t);
   writeMigration(
     folder,
-    '0005_timeouts',
+    `${NEXT}_timeouts`,
     `create table seen as select current_setting('statement_timeout') as statement, current_setting('lock_timeout') as lock`,
     'drop table seen',
   );
@@ -242,7 +260,7 @@ t.test('an index that is built concurrently outlasts the transactions that it ha
   const folder = copyMigrations(t);
   writeIndexMigration(folder);
   await withClient(url, async (writer) => {
-    await writer.query(`begin; update orders set version = 1`);
+    await writer.query('begin; update idempotency_record set status = 200');
 
     const migrating = withClient(url, (client) =>
       applyPending(client, readMigrationFiles(folder), { say: () => undefined, lockTimeoutMs: 100 }),
@@ -253,7 +271,7 @@ t.test('an index that is built concurrently outlasts the transactions that it ha
     await until(() => withClient(url, async (client) => (await client.query(outlasted)).rowCount === 1));
     await writer.query('commit');
 
-    t.same(await migrating, ['0005_index']);
+    t.same(await migrating, [`${NEXT}_index`]);
   });
 });
 
@@ -263,7 +281,7 @@ t.test('a file that was changed after it was applied is refused, but not for its
   const folder = copyMigrations(t);
   const path = join(folder, `${SHIPPED[1]}.sql`);
   const original = readFileSync(path, 'utf8');
-  writeMigration(folder, '0005_next', 'create table next (id int)', 'drop table next');
+  writeMigration(folder, `${NEXT}_next`, 'create table next (id int)', 'drop table next');
   writeFileSync(path, original.replaceAll('\n', '\r\n'));
   t.equal((await run(url, ['status', '--json'], { folder })).out.includes('drifted'), false);
 
@@ -282,19 +300,19 @@ t.test('a file that was changed after it was applied is refused, but not for its
 t.test('a database that is ahead is tolerated by up, status and readiness, and not reverted', async (t) => {
   const url = await createEmptyDatabase(t);
   const newer = copyMigrations(t);
-  writeMigration(newer, '0005_newer', 'create table newer (id int)', 'drop table newer');
+  writeMigration(newer, `${NEXT}_newer`, 'create table newer (id int)', 'drop table newer');
   await run(url, ['up'], { folder: newer });
 
   const up = await run(url, ['up']);
 
   t.equal(up.code, 0);
-  t.match(up.out, 'Warning: the database has migrations that this release does not: 0005_newer.');
-  t.equal(statesOf((await run(url, ['status', '--json'])).out)['0005_newer'], 'unknown');
+  t.match(up.out, `Warning: the database has migrations that this release does not: ${NEXT}_newer.`);
+  t.equal(statesOf((await run(url, ['status', '--json'])).out)[`${NEXT}_newer`], 'unknown');
   const down = await run(url, ['down']);
   t.equal(down.code, 1);
-  t.match(down.err, '0005_newer was applied by another release');
+  t.match(down.err, `${NEXT}_newer was applied by another release`);
   await withClient(url, async (client) => {
-    t.equal(await readSchemaVersion(txOf(client)), '0005_newer');
+    t.equal(await readSchemaVersion(txOf(client)), `${NEXT}_newer`);
     t.equal(schemaIsReady(expectedSchemaVersion(), await readAppliedMigrations(txOf(client))), true);
   });
 });
@@ -317,20 +335,26 @@ t.test('the schema is not ready before its newest migration is applied', async (
 t.test('a migration below the newest applied one is refused, and so is a broken folder', async (t) => {
   const url = await createEmptyDatabase(t);
   const folder = copyMigrations(t);
-  writeMigration(folder, '0006_later', 'create table later (id int)', 'drop table later');
+  writeMigration(folder, `${LATER}_later`, 'create table later (id int)', 'drop table later');
   await run(url, ['up'], { folder });
-  writeMigration(folder, '0005_between', 'create table between_ (id int)', 'drop table between_');
+  writeMigration(folder, `${NEXT}_between`, 'create table between_ (id int)', 'drop table between_');
 
   const late = await run(url, ['up'], { folder });
 
   t.equal(late.code, 1);
-  t.match(late.err, /0005_between\.sql is not applied, but 0006_later already is.*number above 0006/);
-  t.equal(statesOf((await run(url, ['status', '--json'], { folder })).out)['0005_between'], 'out-of-order');
+  t.match(
+    late.err,
+    new RegExp(`${NEXT}_between\\.sql is not applied, but ${LATER}_later already is.*number above ${LATER}`),
+  );
+  t.equal(
+    statesOf((await run(url, ['status', '--json'], { folder })).out)[`${NEXT}_between`],
+    'out-of-order',
+  );
   const broken: [name: string, content: string, message: RegExp][] = [
-    ['0006_twin.sql', '-- Up Migration\n-- Down Migration\n', /have the same number/],
+    [`${LATER}_twin.sql`, '-- Up Migration\n-- Down Migration\n', /have the same number/],
     ['7_short.sql', '', /a name looks like/],
-    ['0007_no_down.sql', '-- Up Migration\nselect 1;\n', /"-- Down Migration" must be there exactly once/],
-    ['0007_swapped.sql', '-- Down Migration\n-- Up Migration\n', /"-- Up Migration" comes first/],
+    [`${LAST}_no_down.sql`, '-- Up Migration\nselect 1;\n', /"-- Down Migration" must be there exactly once/],
+    [`${LAST}_swapped.sql`, '-- Down Migration\n-- Up Migration\n', /"-- Up Migration" comes first/],
   ];
   for (const [name, content, message] of broken) {
     writeFileSync(join(folder, name), content);
@@ -347,9 +371,8 @@ t.test('new writes the next numbered file, which can be applied and reverted as 
 
   const made = await run(url, ['new', 'add_customer'], { folder });
 
-  const next = `${String(SHIPPED.length + 1).padStart(4, '0')}_add_customer.sql`;
   t.equal(made.code, 0);
-  t.equal(made.out, join(folder, next));
+  t.equal(made.out, join(folder, `${NEXT}_add_customer.sql`));
   t.equal((await run(url, ['up'], { folder })).code, 0);
   t.equal((await run(url, ['down'], { folder })).code, 0);
   const before = readdirSync(folder);
@@ -461,26 +484,61 @@ t.test('the audit log refuses to be changed, by its owner too and with triggers 
   });
 });
 
-t.test('the database itself refuses rows that make no sense', async (t) => {
-  const url = await createDatabase(t);
-  const order = {
-    id: `gen_random_uuid()`,
-    tenant: `'acme'`,
-    reference: `'r1'`,
-    status: `'pending'`,
-    currency: `'EUR'`,
-    total_minor: '100',
-    items: `'[{}]'`,
-  };
-  const insert = (change: Partial<typeof order>): string => {
-    const row = { ...order, ...change };
-    return `insert into orders (${Object.keys(row).join()}) values (${Object.values(row).join()})`;
-  };
-  await withClient(url, async (client) => {
-    await client.query(insert({}));
-    await client.query(insert({ tenant: `'other'` }));
-    await t.rejects(client.query(insert({})), { code: '23505', constraint: 'orders_tenant_reference_key' });
-    const bad: Partial<typeof order>[] = [
+/** A row that each table takes, and changes of it that make no sense; values as SQL. */
+const ROWS: { table: string; row: Record<string, string>; bad: Record<string, string>[] }[] = [
+  {
+    table: 'api_key',
+    row: {
+      id: `'k1'`,
+      tenant: `'acme'`,
+      name: `'export'`,
+      scopes: `'{}'`,
+      digest: `sha256('')`,
+      hint: `'abcd'`,
+    },
+    bad: [
+      { id: `''` },
+      { id: `'k-1'` },
+      { tenant: `'Acme'` },
+      { tenant: `''` },
+      { name: `repeat('x', 101)` },
+      { digest: `'short'` },
+      { hint: `'abcde'` },
+      { limit_per_minute: '0' },
+    ],
+  },
+  {
+    table: 'idempotency_record',
+    row: {
+      tenant: `'acme'`,
+      key: `'k1'`,
+      fingerprint: `''`,
+      status: '201',
+      headers: `'{}'`,
+      body: `''`,
+      expires_at: 'now()',
+    },
+    bad: [
+      { tenant: `'Acme'` },
+      { key: `''` },
+      { key: `repeat('k', 256)` },
+      { status: '42' },
+      { headers: `'[]'` },
+    ],
+  },
+  // example:start
+  {
+    table: 'orders',
+    row: {
+      id: 'gen_random_uuid()',
+      tenant: `'acme'`,
+      reference: `'r1'`,
+      status: `'pending'`,
+      currency: `'EUR'`,
+      total_minor: '100',
+      items: `'[{}]'`,
+    },
+    bad: [
       { tenant: `'Acme'` },
       { tenant: `''` },
       { reference: `''` },
@@ -490,19 +548,38 @@ t.test('the database itself refuses rows that make no sense', async (t) => {
       { total_minor: '1000000000001' },
       { items: `'[]'` },
       { items: `'{}'` },
-    ];
-    for (const change of bad) {
-      await t.rejects(
-        client.query(insert({ reference: `'r2'`, ...change })),
-        { code: '23514' },
-        JSON.stringify(change),
-      );
+    ],
+  },
+  // example:end
+];
+
+t.test('the database itself refuses rows that make no sense', async (t) => {
+  const url = await createDatabase(t);
+  const insert = (table: string, row: Record<string, string>): string =>
+    `insert into ${table} (${Object.keys(row).join()}) values (${Object.values(row).join()})`;
+  await withClient(url, async (client) => {
+    for (const { table, row, bad } of ROWS) {
+      for (const change of bad) {
+        const what = `${table} ${JSON.stringify(change)}`;
+        await t.rejects(client.query(insert(table, { ...row, ...change })), { code: '23514' }, what);
+      }
+      await client.query(insert(table, row));
+      await t.rejects(client.query(insert(table, row)), { code: '23505' }, `${table} twice`);
     }
+    // example:start
+    const { table, row } = ROWS.find((each) => each.table === 'orders')!;
+    await client.query(insert(table, { ...row, tenant: `'other'` }));
+    await t.rejects(client.query(insert(table, row)), {
+      code: '23505',
+      constraint: 'orders_tenant_reference_key',
+    });
+    // example:end
   });
 });
 
 /** The statements that the indexes exist for; $n as the repositories send them. */
 const QUERIES: { table: string; index: string; types: string; values: string; text: string }[] = [
+  // example:start
   {
     table: 'orders',
     index: 'orders_pkey',
@@ -548,6 +625,7 @@ const QUERIES: { table: string; index: string; types: string; values: string; te
       from orders where tenant = $1 and created_at >= $2 and created_at < $3
       group by date_trunc('day', created_at at time zone 'utc'), status, currency`,
   },
+  // example:end
   {
     table: 'api_key',
     index: 'api_key_tenant_newest',
@@ -616,20 +694,23 @@ t.test('every index serves a query, with a plan for the values and with one for 
   });
 });
 
-/** 20 tenants over 200 days; one order in fifty is cancelled. */
+/** 20 tenants over 200 days. */
 async function seed(client: Client): Promise<void> {
   const at = `'2026-01-01Z'::timestamptz + n * interval '345 seconds'`;
   await client.query(`
+    -- example:start
+    -- One order in fifty is cancelled.
     insert into orders (id, tenant, reference, status, currency, total_minor, items, created_at)
     select ${uuidv7(at, 'n')}, 't' || n % 20, 'r' || n,
       case when n / 20 % 50 = 0 then 'cancelled' else (array['pending', 'paid', 'shipped', 'delivered'])[1 + n / 20 % 4] end,
       (array['EUR', 'USD', 'CHF'])[1 + n % 3], n, '[{}]', ${at}
     from generate_series(1, 50000) n;
+    -- example:end
     insert into api_key (id, tenant, name, scopes, digest, hint, created_at)
     select 'k' || n, 't' || n % 20, 'key', '{}', sha256(n::text::bytea), 'abcd', ${at}
     from generate_series(1, 10000) n;
     insert into audit_event (id, tenant, actor, action, object, outcome, occurred_at)
-    select ${uuidv7(at, 'n')}, 't' || n % 20, 'k1', 'order.created', 'o', 'success', ${at}
+    select ${uuidv7(at, 'n')}, 't' || n % 20, 'k1', 'api_key.created', 'k', 'success', ${at}
     from generate_series(1, 20000) n;
     insert into idempotency_record (tenant, key, fingerprint, status, headers, body, expires_at)
     select 't' || n % 20, 'key-' || n, '', 201, '{}', '', ${at}
@@ -671,7 +752,7 @@ function run(
 
 /** The command as people start it, but from another folder. */
 async function runProcess(databaseUrl: string, argv: string[]): Promise<Result> {
-  const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), COMMAND, ...argv], {
+  const child = spawn(process.execPath, [...programOf('commands/migrate'), ...argv], {
     cwd: '/',
     env: { PATH: process.env['PATH'], DATABASE_URL: databaseUrl },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -700,10 +781,10 @@ function writeMigration(folder: string, name: string, up: string, down: string):
 
 function writeIndexMigration(folder: string): void {
   const marker = 'Migration (no transaction)';
-  const create = 'create index concurrently orders_currency on orders (currency)';
-  const drop = 'drop index concurrently orders_currency';
+  const create = 'create index concurrently idempotency_record_status on idempotency_record (status)';
+  const drop = 'drop index concurrently idempotency_record_status';
   writeFileSync(
-    join(folder, '0005_index.sql'),
+    join(folder, `${NEXT}_index.sql`),
     `-- Up ${marker}\n${create};\n\n-- Down ${marker}\n${drop};\n`,
   );
 }

@@ -18,6 +18,9 @@ import { startTestApp, type TestApp, type TestResponse } from './support/app.ts'
 import { createDatabase, withClient } from './support/postgres.ts';
 import { requireTool } from './support/tools.ts';
 
+// Most of their time a browser or Postgres is at work.
+t.jobs = 3;
+
 type Json = Record<string, any>;
 
 interface Operation {
@@ -62,9 +65,14 @@ function createAjv(document: Json): Ajv2020 {
 
 /** Why a value does not fit a schema of the document; undefined when it does. */
 function misfit(ajv: Ajv2020, schema: Json, value: unknown): string | undefined {
-  const located = JSON.parse(JSON.stringify(schema).replaceAll('"#/', `"${BASE}#/`)) as Json;
-  return ajv.validate(located, value) ? undefined : ajv.errorsText();
+  const found = located.get(schema);
+  const absolute = found ?? (JSON.parse(JSON.stringify(schema).replaceAll('"#/', `"${BASE}#/`)) as Json);
+  located.set(schema, absolute);
+  return ajv.validate(absolute, value) ? undefined : ajv.errorsText();
 }
+
+// Ajv compiles a schema once as long as it is the same object.
+const located = new WeakMap<Json, Json>();
 
 /** Every schema that the document holds, with the place where it stands. */
 function* schemasOf(value: unknown, place = '#'): Generator<[place: string, schema: Json]> {

@@ -1,14 +1,11 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Client } from 'pg';
 import t, { type Test } from 'tap';
 import { createToken } from '../../src/stores/api-key-token.ts';
 import { newOrder, startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
-import { forgetProcess, registerProcess } from '../support/processes.ts';
 import { redisUrl } from '../support/redis.ts';
-import { repositoryDir } from '../support/servers.ts';
+import { startService } from '../support/service.ts';
 
 const QUERIES = 'db_query_latency_seconds_count{target="primary"}';
 const STATUSES = ['pending', 'paid', 'shipped', 'delivered', 'cancelled'];
@@ -672,7 +669,7 @@ t.test('a crash leaves the effect and its answer, or neither', async (t) => {
   t.equal(await countRows(url, 'idempotency_record'), 0);
   t.equal((await postHere(body, 'cut')).status, 201);
 
-  const child = await startService(t, url);
+  const child = await startKillable(t, url);
   const killed = newOrder();
   await betweenEffectAndAnswer(url, async () => {
     const lost = t.rejects(child.post(killed, 'killed'));
@@ -684,12 +681,12 @@ t.test('a crash leaves the effect and its answer, or neither', async (t) => {
   t.equal(await countRows(url, `orders where reference = '${killed.reference}'`), 0);
   t.equal((await postHere(killed, 'killed')).status, 201, 'another process takes over');
 
-  const other = await startService(t, url);
+  const other = await startKillable(t, url);
   const bodies = Array.from({ length: 200 }, () => newOrder());
   const sent = bodies.map((each) =>
     other.post(each, `load ${each.reference}`.replace(' ', '-')).catch(() => undefined),
   );
-  await until(async () => (await countRows(url, 'orders')) > 30);
+  await until(async () => (await countRows(url, 'orders')) > 40);
   await other.kill();
   await Promise.all(sent);
   const pairs = await withClient(url, async (client) => {
@@ -743,33 +740,19 @@ async function countRows(url: string, from: string): Promise<number> {
 }
 
 /** The service as a process of its own, which can be killed. */
-async function startService(t: Test, DATABASE_URL: string) {
+async function startKillable(t: Test, DATABASE_URL: string) {
   const { token } = createToken('live');
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main.ts'], {
-    cwd: repositoryDir,
-    env: {
-      PATH: process.env.PATH,
-      DATABASE_URL,
-      API_KEYS: `acme:${token}`,
-      API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
-      API_HOST: '127.0.0.1',
-      API_PORT: '0',
-      METRICS_PORT: '0',
-      RATE_LIMIT_ENABLED: 'false',
-      AUTH_FAILURES_PER_MINUTE: '1000000',
-      LOG_LEVEL: 'warn',
-    },
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  const { child, url, ended } = await startService(t, {
+    DATABASE_URL,
+    API_KEYS: `acme:${token}`,
+    // It listens before it has stored that key.
+    AUTH_FAILURES_PER_MINUTE: '1000000',
+    LOG_LEVEL: 'warn',
   });
-  registerProcess(child.pid ?? 0, 'main.ts');
-  const ended = once(child, 'exit');
   const kill = async () => {
     child.kill('SIGKILL');
     await ended;
-    forgetProcess(child.pid ?? 0);
   };
-  t.teardown(kill);
-  const [{ url }] = (await once(child, 'message')) as [{ url: string }];
   const post = (body: unknown, key: string) =>
     fetch(`${url}/v1/orders`, {
       method: 'POST',
@@ -791,6 +774,6 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 10_000;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error('did not happen in 10 s');
-    await delay(5);
+    await delay(20);
   }
 }

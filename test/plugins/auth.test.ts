@@ -146,7 +146,7 @@ t.test('a key in the URL is refused, and is in no log', async (t) => {
   t.equal((await request('GET', `/v1/audit-events?api_key=${token}`)).status, 400);
   t.equal((await request('GET', `/v1/audit-events?api_key=${token}`, { token })).status, 400);
 
-  t.notMatch(JSON.stringify(logs), token.slice(21, 45));
+  t.notMatch(JSON.stringify(logs), token.slice(-36, -12));
 });
 
 t.test('a key without the scope of a route gets 403, and * is every scope', async (t) => {

@@ -91,6 +91,237 @@ async function pidOf(tx: Pick<Db, 'query'>): Promise<number> {
   return row?.pid ?? 0;
 }
 
+// The pair waits most of its time.
+t.jobs = 2;
+
+t.test('on a pair of servers', async (t) => {
+  const { primary, standby, startRelic } = await startPair(t);
+
+  t.test('a server that freezes keeps nobody longer than the timeouts, and is used again', async (t) => {
+    const { db } = open(t, primary.url, { poolMax: 3 });
+    await Promise.all([pidOf(db), pidOf(db)]);
+    primary.freeze();
+    t.teardown(primary.thaw);
+
+    const [query, transaction, ping] = await Promise.all([
+      failure(db.query(now)),
+      failure(db.transaction(pidOf)),
+      failure(db.ping(200)),
+    ]);
+    t.equal(query.code, 'timeout');
+    t.equal(transaction.code, 'timeout');
+    t.ok(Math.max(query.ms, transaction.ms) < CLIENT_TIMEOUT_MS + SLACK_MS, `${query.ms} ms`);
+    t.equal(ping.code, 'unavailable');
+    t.ok(ping.ms < 200 + SLACK_MS, `${ping.ms} ms`);
+
+    const again = await failure(db.query(now));
+    t.equal(again.code, 'unavailable', 'no new connection either');
+    t.ok(again.ms < POOL_WAIT_MS + SLACK_MS, `${again.ms} ms`);
+    primary.thaw();
+    t.same(await db.query(now), [{ one: 1 }]);
+  });
+
+  t.test('close does not wait for a frozen server', async (t) => {
+    const { db } = open(t, primary.url);
+    await pidOf(db);
+    t.equal(socketsTo(primary.url), 1);
+    primary.freeze();
+    t.teardown(primary.thaw);
+
+    const start = performance.now();
+    await db.close();
+
+    t.ok(performance.now() - start < SLACK_MS);
+    await until('nothing is left open', async () => socketsTo(primary.url) === 0);
+  });
+
+  t.test('a crash and a restart end no process, and nobody has to do anything', async (t) => {
+    const { db } = open(t, primary.url);
+    for (const takeDown of [primary.stop, primary.kill]) {
+      await pidOf(db);
+      const caught = failure(
+        db.transaction(async (tx) => {
+          await pidOf(tx);
+          await takeDown();
+          await tx.query(now);
+        }),
+      );
+      t.equal((await caught).code, 'unavailable');
+      t.equal((await failure(db.query(now))).code, 'unavailable');
+      await primary.start();
+      t.same(await db.query(now), [{ one: 1 }]);
+    }
+  });
+
+  t.test('a replica', async (t) => {
+    const owner = open(t, primary.url, { queryTimeoutMs: 2000 });
+    const reader = open(t, standby.url, { queryTimeoutMs: 2000, readOnly: true }, 'replica');
+    const marks = createLocalMarks();
+    const replica = createReplicaReader({ primary: owner.db, replica: reader.db, marks }, reader);
+    await execute(primary.url, 'create table note (tenant text, body text)');
+    const hasTable: Query = { name: 'table', text: `select to_regclass('note') is not null as found` };
+    await until('the table is there', async () => {
+      const [row] = await reader.db.query<{ found: boolean }>(hasTable).catch(() => []);
+      return row?.found === true;
+    });
+    const where: Query = { name: 'where', text: 'select pg_is_in_recovery() as replica' };
+    const readsFrom = async (tenant: string) => {
+      const [row] = await replica.read<{ replica: boolean }>(tenant, where);
+      return row?.replica ? 'replica' : 'primary';
+    };
+    const write = async (tenant: string, body: string) => {
+      await owner.db.query({
+        name: 'write',
+        text: 'insert into note values ($1, $2)',
+        values: [tenant, body],
+      });
+      await replica.markWrite(tenant);
+    };
+    const notes = async (tenant: string) => {
+      const text = 'select body from note where tenant = $1';
+      return (await replica.read<{ body: string }>(tenant, { name: 'notes', text, values: [tenant] })).length;
+    };
+    const replicaIsUsed = () =>
+      until('the replica is used', async () => (await readsFrom('nobody')) === 'replica');
+
+    t.test('answers reads of who did not write, and refuses writes', async (t) => {
+      t.equal(await readsFrom('nobody'), 'primary', 'nothing is known of it yet');
+      await replicaIsUsed();
+
+      const insert = { name: 'insert', text: `insert into note values ('a', 'b')` };
+      t.match((await failure(reader.db.query(insert))).err, { code: '25006' });
+      const writable = open(t, primary.url, { readOnly: true }, 'replica');
+      t.match((await failure(writable.db.query(insert))).err, { code: '25006' });
+      t.match((await failure(writable.db.transaction((tx) => tx.query(insert)))).err, { code: '25006' });
+    });
+
+    t.test('that is behind does not hide from a tenant what it wrote', async (t) => {
+      for (let round = 1; round <= 20; round += 1) {
+        await write('busy', 'x');
+        t.equal(await notes('busy'), round);
+      }
+      await execute(standby.url, `alter system set recovery_min_apply_delay = '1s'`);
+      await execute(standby.url, 'select pg_reload_conf()');
+      t.teardown(async () => {
+        await execute(standby.url, 'alter system reset recovery_min_apply_delay');
+        await execute(standby.url, 'select pg_reload_conf()');
+      });
+
+      await write('writer', 'x');
+      t.equal(await notes('writer'), 1);
+      t.equal(await readsFrom('writer'), 'primary');
+      t.equal(await readsFrom('other'), 'replica');
+      const stale = { name: 'stale', text: `select body from note where tenant = 'writer'` };
+      t.same(await reader.db.query(stale), [], 'the replica did not have it');
+
+      await until('it caught up', async () => (await readsFrom('writer')) === 'replica');
+      t.equal(await notes('writer'), 1);
+    });
+
+    t.test('that lags more than ten seconds is not read from, and the lag is measured', async (t) => {
+      await replicaIsUsed();
+      t.ok((await replica.lagSeconds()) < 2);
+      await execute(standby.url, 'select pg_wal_replay_pause()');
+      t.teardown(() => execute(standby.url, 'select pg_wal_replay_resume()'));
+      const pausedAt = performance.now();
+
+      // Other tenants write, so that it is seen to be behind.
+      await until('reads leave it', async () => {
+        await execute(primary.url, `insert into note values ('other', 'y')`);
+        return (await readsFrom('nobody')) === 'primary';
+      });
+
+      const lagMs = (await replica.lagSeconds()) * 1000;
+      t.ok(performance.now() - pausedAt < 10_000 + 2 * SLACK_MS, 'not much later');
+      t.ok(lagMs >= 8500 && lagMs < 10_000 + 2 * SLACK_MS, `${lagMs} ms`);
+      t.match(await reader.metrics.registry.metrics(), /db_replica_lag_seconds (8|9|1\d)/);
+    });
+
+    t.test('that is stopped, frozen or restarted costs a moment and no answer', async (t) => {
+      await replicaIsUsed();
+      const timed = async () => {
+        const start = performance.now();
+        const from = await readsFrom('nobody');
+        return { from, ms: performance.now() - start };
+      };
+
+      standby.freeze();
+      const first = await timed();
+      const second = await timed();
+      standby.thaw();
+      t.equal(first.from, 'primary');
+      t.ok(first.ms < 1000 + SLACK_MS, `${first.ms} ms`);
+      t.equal(second.from, 'primary');
+      t.ok(second.ms < 200, `${second.ms} ms, nobody waits twice`);
+      await replicaIsUsed();
+
+      await standby.stop();
+      const gone = await timed();
+      t.equal(gone.from, 'primary');
+      t.ok(gone.ms < 1000 + SLACK_MS, `${gone.ms} ms`);
+      await write('writer', 'z');
+      t.equal(await notes('writer'), 2);
+      await standby.start();
+      await replicaIsUsed();
+
+      const away = reader.lines.filter((line) => line.msg.startsWith('reads go to the primary')).length;
+      t.ok(away >= 2, 'both are said');
+    });
+
+    t.test('that comes back behind is not trusted for what it had before', async (t) => {
+      await replicaIsUsed();
+      await standby.stop();
+      const relic = await startRelic();
+      await until('it answers', async () => (await failure(reader.db.query(now))).err === undefined);
+      await delay(1050);
+
+      const lagSeconds = await replica.lagSeconds();
+      t.ok(lagSeconds > 10, `${lagSeconds} s`);
+      t.equal(await readsFrom('nobody'), 'primary');
+
+      await relic.stop();
+      await standby.start();
+      await replicaIsUsed();
+    });
+
+    t.test('shares the marks of all processes, and is not read from while they cannot be had', async (t) => {
+      const server = await startRedis(t);
+      if (!server) return;
+      const redis = new Redis(server.url, { maxRetriesPerRequest: 0, enableOfflineQueue: false });
+      redis.on('error', () => undefined);
+      t.teardown(() => redis.disconnect());
+      await until('Redis is ready', async () => redis.status === 'ready');
+      const processOf = () =>
+        createReplicaReader(
+          { primary: owner.db, replica: reader.db, marks: createRedisMarks(redis) },
+          reader,
+        );
+      const [one, other] = [processOf(), processOf()];
+      const from = async () => {
+        await Promise.all([one.lagSeconds(), other.lagSeconds()]);
+        return (await other.read<{ replica: boolean }>('nobody', where))[0]?.replica ? 'replica' : 'primary';
+      };
+      await until('the replica is used', async () => (await from()) === 'replica');
+
+      await execute(standby.url, 'select pg_wal_replay_pause()');
+      t.teardown(() => execute(standby.url, 'select pg_wal_replay_resume()'));
+      await execute(primary.url, `insert into note values ('nobody', 'y')`);
+      await one.markWrite('nobody');
+      t.equal(await from(), 'primary', 'the other process wrote');
+      t.ok((await redis.pttl('hp:wrote:nobody')) > 55_000, 'marks go away by themselves');
+      await execute(standby.url, 'select pg_wal_replay_resume()');
+      await until('the replica is used', async () => (await from()) === 'replica');
+
+      await server.stop();
+      t.equal(await from(), 'primary');
+      await t.resolves(one.markWrite('nobody'));
+      await server.start();
+      await until('Redis is ready', async () => redis.status === 'ready');
+      t.equal(await from(), 'primary', 'marks of the outage may be missing');
+    });
+  });
+});
+
 t.test('on one database', async (t) => {
   t.test('values keep what they are: int8 as a string, timestamptz as a Date', async (t) => {
     const { db } = open(t, await createEmptyDatabase(t));
@@ -499,235 +730,6 @@ t.test('a killed connection', async (t) => {
   });
 });
 
-t.test('on a pair of servers', async (t) => {
-  const { primary, standby, startRelic } = await startPair(t);
-
-  t.test('a server that freezes keeps nobody longer than the timeouts, and is used again', async (t) => {
-    const { db } = open(t, primary.url, { poolMax: 3 });
-    await Promise.all([pidOf(db), pidOf(db)]);
-    primary.freeze();
-    t.teardown(primary.thaw);
-
-    const [query, transaction, ping] = await Promise.all([
-      failure(db.query(now)),
-      failure(db.transaction(pidOf)),
-      failure(db.ping(200)),
-    ]);
-    t.equal(query.code, 'timeout');
-    t.equal(transaction.code, 'timeout');
-    t.ok(Math.max(query.ms, transaction.ms) < CLIENT_TIMEOUT_MS + SLACK_MS, `${query.ms} ms`);
-    t.equal(ping.code, 'unavailable');
-    t.ok(ping.ms < 200 + SLACK_MS, `${ping.ms} ms`);
-
-    const again = await failure(db.query(now));
-    t.equal(again.code, 'unavailable', 'no new connection either');
-    t.ok(again.ms < POOL_WAIT_MS + SLACK_MS, `${again.ms} ms`);
-    primary.thaw();
-    t.same(await db.query(now), [{ one: 1 }]);
-  });
-
-  t.test('close does not wait for a frozen server', async (t) => {
-    const sockets = () => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length;
-    const before = sockets();
-    const { db } = open(t, primary.url);
-    await pidOf(db);
-    primary.freeze();
-    t.teardown(primary.thaw);
-
-    const start = performance.now();
-    await db.close();
-
-    t.ok(performance.now() - start < SLACK_MS);
-    await until('nothing is left open', async () => sockets() <= before);
-  });
-
-  t.test('a crash and a restart end no process, and nobody has to do anything', async (t) => {
-    const { db } = open(t, primary.url);
-    for (const takeDown of [primary.stop, primary.kill]) {
-      await pidOf(db);
-      const caught = failure(
-        db.transaction(async (tx) => {
-          await pidOf(tx);
-          await takeDown();
-          await tx.query(now);
-        }),
-      );
-      t.equal((await caught).code, 'unavailable');
-      t.equal((await failure(db.query(now))).code, 'unavailable');
-      await primary.start();
-      t.same(await db.query(now), [{ one: 1 }]);
-    }
-  });
-
-  t.test('a replica', async (t) => {
-    const owner = open(t, primary.url, { queryTimeoutMs: 2000 });
-    const reader = open(t, standby.url, { queryTimeoutMs: 2000, readOnly: true }, 'replica');
-    const marks = createLocalMarks();
-    const replica = createReplicaReader({ primary: owner.db, replica: reader.db, marks }, reader);
-    await execute(primary.url, 'create table note (tenant text, body text)');
-    const hasTable: Query = { name: 'table', text: `select to_regclass('note') is not null as found` };
-    await until('the table is there', async () => {
-      const [row] = await reader.db.query<{ found: boolean }>(hasTable).catch(() => []);
-      return row?.found === true;
-    });
-    const where: Query = { name: 'where', text: 'select pg_is_in_recovery() as replica' };
-    const readsFrom = async (tenant: string) => {
-      const [row] = await replica.read<{ replica: boolean }>(tenant, where);
-      return row?.replica ? 'replica' : 'primary';
-    };
-    const write = async (tenant: string, body: string) => {
-      await owner.db.query({
-        name: 'write',
-        text: 'insert into note values ($1, $2)',
-        values: [tenant, body],
-      });
-      await replica.markWrite(tenant);
-    };
-    const notes = async (tenant: string) => {
-      const text = 'select body from note where tenant = $1';
-      return (await replica.read<{ body: string }>(tenant, { name: 'notes', text, values: [tenant] })).length;
-    };
-    const replicaIsUsed = () =>
-      until('the replica is used', async () => (await readsFrom('nobody')) === 'replica');
-
-    t.test('answers reads of who did not write, and refuses writes', async (t) => {
-      t.equal(await readsFrom('nobody'), 'primary', 'nothing is known of it yet');
-      await replicaIsUsed();
-
-      const insert = { name: 'insert', text: `insert into note values ('a', 'b')` };
-      t.match((await failure(reader.db.query(insert))).err, { code: '25006' });
-      const writable = open(t, primary.url, { readOnly: true }, 'replica');
-      t.match((await failure(writable.db.query(insert))).err, { code: '25006' });
-      t.match((await failure(writable.db.transaction((tx) => tx.query(insert)))).err, { code: '25006' });
-    });
-
-    t.test('that is behind does not hide from a tenant what it wrote', async (t) => {
-      for (let round = 1; round <= 20; round += 1) {
-        await write('busy', 'x');
-        t.equal(await notes('busy'), round);
-      }
-      await execute(standby.url, `alter system set recovery_min_apply_delay = '1s'`);
-      await execute(standby.url, 'select pg_reload_conf()');
-      t.teardown(async () => {
-        await execute(standby.url, 'alter system reset recovery_min_apply_delay');
-        await execute(standby.url, 'select pg_reload_conf()');
-      });
-
-      await write('writer', 'x');
-      t.equal(await notes('writer'), 1);
-      t.equal(await readsFrom('writer'), 'primary');
-      t.equal(await readsFrom('other'), 'replica');
-      const stale = { name: 'stale', text: `select body from note where tenant = 'writer'` };
-      t.same(await reader.db.query(stale), [], 'the replica did not have it');
-
-      await until('it caught up', async () => (await readsFrom('writer')) === 'replica');
-      t.equal(await notes('writer'), 1);
-    });
-
-    t.test('that lags more than ten seconds is not read from, and the lag is measured', async (t) => {
-      await replicaIsUsed();
-      t.ok((await replica.lagSeconds()) < 2);
-      await execute(standby.url, 'select pg_wal_replay_pause()');
-      t.teardown(() => execute(standby.url, 'select pg_wal_replay_resume()'));
-      const pausedAt = performance.now();
-
-      // Other tenants write, so that it is seen to be behind.
-      await until('reads leave it', async () => {
-        await execute(primary.url, `insert into note values ('other', 'y')`);
-        return (await readsFrom('nobody')) === 'primary';
-      });
-
-      const lagMs = (await replica.lagSeconds()) * 1000;
-      t.ok(performance.now() - pausedAt < 10_000 + 2 * SLACK_MS, 'not much later');
-      t.ok(lagMs >= 8500 && lagMs < 10_000 + 2 * SLACK_MS, `${lagMs} ms`);
-      t.match(await reader.metrics.registry.metrics(), /db_replica_lag_seconds (8|9|1\d)/);
-    });
-
-    t.test('that is stopped, frozen or restarted costs a moment and no answer', async (t) => {
-      await replicaIsUsed();
-      const timed = async () => {
-        const start = performance.now();
-        const from = await readsFrom('nobody');
-        return { from, ms: performance.now() - start };
-      };
-
-      standby.freeze();
-      const first = await timed();
-      const second = await timed();
-      standby.thaw();
-      t.equal(first.from, 'primary');
-      t.ok(first.ms < 1000 + SLACK_MS, `${first.ms} ms`);
-      t.equal(second.from, 'primary');
-      t.ok(second.ms < 200, `${second.ms} ms, nobody waits twice`);
-      await replicaIsUsed();
-
-      await standby.stop();
-      const gone = await timed();
-      t.equal(gone.from, 'primary');
-      t.ok(gone.ms < 1000 + SLACK_MS, `${gone.ms} ms`);
-      await write('writer', 'z');
-      t.equal(await notes('writer'), 2);
-      await standby.start();
-      await replicaIsUsed();
-
-      const away = reader.lines.filter((line) => line.msg.startsWith('reads go to the primary')).length;
-      t.ok(away >= 2, 'both are said');
-    });
-
-    t.test('that comes back behind is not trusted for what it had before', async (t) => {
-      await replicaIsUsed();
-      await standby.stop();
-      const relic = await startRelic();
-      await until('it answers', async () => (await failure(reader.db.query(now))).err === undefined);
-      await delay(1050);
-
-      const lagSeconds = await replica.lagSeconds();
-      t.ok(lagSeconds > 10, `${lagSeconds} s`);
-      t.equal(await readsFrom('nobody'), 'primary');
-
-      await relic.stop();
-      await standby.start();
-      await replicaIsUsed();
-    });
-
-    t.test('shares the marks of all processes, and is not read from while they cannot be had', async (t) => {
-      const server = await startRedis(t);
-      if (!server) return;
-      const redis = new Redis(server.url, { maxRetriesPerRequest: 0, enableOfflineQueue: false });
-      redis.on('error', () => undefined);
-      t.teardown(() => redis.disconnect());
-      await until('Redis is ready', async () => redis.status === 'ready');
-      const processOf = () =>
-        createReplicaReader(
-          { primary: owner.db, replica: reader.db, marks: createRedisMarks(redis) },
-          reader,
-        );
-      const [one, other] = [processOf(), processOf()];
-      const from = async () => {
-        await Promise.all([one.lagSeconds(), other.lagSeconds()]);
-        return (await other.read<{ replica: boolean }>('nobody', where))[0]?.replica ? 'replica' : 'primary';
-      };
-      await until('the replica is used', async () => (await from()) === 'replica');
-
-      await execute(standby.url, 'select pg_wal_replay_pause()');
-      t.teardown(() => execute(standby.url, 'select pg_wal_replay_resume()'));
-      await execute(primary.url, `insert into note values ('nobody', 'y')`);
-      await one.markWrite('nobody');
-      t.equal(await from(), 'primary', 'the other process wrote');
-      t.ok((await redis.pttl('hp:wrote:nobody')) > 55_000, 'marks go away by themselves');
-      await execute(standby.url, 'select pg_wal_replay_resume()');
-      await until('the replica is used', async () => (await from()) === 'replica');
-
-      await server.stop();
-      t.equal(await from(), 'primary');
-      await t.resolves(one.markWrite('nobody'));
-      await server.start();
-      await until('Redis is ready', async () => redis.status === 'ready');
-      t.equal(await from(), 'primary', 'marks of the outage may be missing');
-    });
-  });
-});
-
 t.test('marks of writes', async (t) => {
   const low = '00000001/00000010';
   const high = '00000001/00000020';
@@ -834,6 +836,13 @@ function rendezvous(parties: number): () => Promise<void> {
     if (missing === 0) release();
     return opened;
   };
+}
+
+/** Connections of this process to that server, closed ones that nobody let go of included. */
+function socketsTo(url: string): number {
+  const { _getActiveHandles: handles } = process as unknown as { _getActiveHandles(): object[] };
+  const port = Number(new URL(url).port);
+  return handles.call(process).filter((each) => 'remotePort' in each && each.remotePort === port).length;
 }
 
 /** A primary and its hot standby, copied cold: the embedded Postgres has no pg_basebackup. */

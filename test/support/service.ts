@@ -34,7 +34,7 @@ export async function startService(
 
 /** The same, listening or not. */
 export function spawnService(t: Test, env: Record<string, string>, nodeArgs: string[] = []) {
-  const child = spawn(process.execPath, [...nodeArgs, ...entryPoint()], {
+  const child = spawn(process.execPath, [...nodeArgs, ...programOf('main')], {
     cwd: repositoryDir,
     // Nothing of the environment of the tests, which has loaders of its own.
     env: {
@@ -72,11 +72,13 @@ export function spawnService(t: Test, env: Record<string, string>, nodeArgs: str
   return { child, logs, ended, stderr: () => errors };
 }
 
-/** What `npm run build` made, unless src was changed since; it starts in half the time. */
-function entryPoint(): string[] {
-  const built = join(repositoryDir, 'dist/main.js');
+/** How Node is told to run a program of src: as `npm run build` made it, in half the time, unless src was changed since. */
+export function programOf(name: 'main' | 'commands/api-key' | 'commands/migrate'): string[] {
+  const built = join(repositoryDir, 'dist', `${name}.js`);
   const sources = readdirSync(join(repositoryDir, 'src'), { recursive: true, encoding: 'utf8' });
-  const changedAt = Math.max(...sources.map((name) => statSync(join(repositoryDir, 'src', name)).mtimeMs));
+  const changedAt = Math.max(
+    ...sources.map((source) => statSync(join(repositoryDir, 'src', source)).mtimeMs),
+  );
   if (existsSync(built) && statSync(built).mtimeMs > changedAt) return [built];
-  return ['--import', 'tsx', 'src/main.ts'];
+  return ['--import', import.meta.resolve('tsx'), join(repositoryDir, 'src', `${name}.ts`)];
 }
