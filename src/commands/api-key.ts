@@ -99,7 +99,7 @@ function wantedKey({ tenant, scopes, name, limit, expires }: Options) {
   }
   const list = (scopes ?? '').split(',').filter((scope) => scope !== '');
   if (list.length === 0 || !list.every((scope) => /^(\*|[a-z-]{1,32}:[a-z-]{1,32})$/.test(scope))) {
-    throw new Error('--scopes takes a list such as orders:read,orders:write, or "*" for every scope');
+    throw new Error('--scopes takes a list such as keys:admin,audit:read, or "*" for every scope');
   }
   const expiresAt = expires === undefined ? null : new Date(expires);
   if (expiresAt && !(expiresAt.getTime() > Date.now())) {

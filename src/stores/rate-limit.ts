@@ -40,7 +40,8 @@ export function createRateLimitStore(options: RateLimitStoreOptions) {
     const entry = known && known.resetAt > now ? known : { current: 0, resetAt: now + windowMs };
     if (entry !== known) windows.set(key, entry);
     entry.current++;
-    return { current: entry.current, ttl: entry.resetAt - now };
+    // Fractions of milliseconds do not add up exactly, and a window of 60 s must not end in 61.
+    return { current: entry.current, ttl: Math.min(windowMs, entry.resetAt - now) };
   }
 
   /** The plugin compares with the whole limit, so what the other processes may use counts as used. */

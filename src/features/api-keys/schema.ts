@@ -4,11 +4,11 @@ import { nextCursor, paging } from '../../paging.ts';
 const timestamp = z.iso.datetime().meta({ examples: ['2027-01-31T12:00:00.000Z'] });
 
 const scopes = z
-  .array(z.string().regex(/^(\*|[a-z-]{1,32}:[a-z-]{1,32})$/, 'a scope such as orders:read, or *'))
+  .array(z.string().regex(/^(\*|[a-z-]{1,32}:[a-z-]{1,32})$/, 'a scope such as audit:read, or *'))
   .min(1)
   .max(50)
   .describe('What the key is allowed to; at most what your own key is allowed to')
-  .meta({ examples: [['orders:read']] });
+  .meta({ examples: [['audit:read']] });
 const name = z
   .string()
   .min(1)
@@ -34,7 +34,7 @@ export const NewApiKey = z
     limitPerMinute: limitPerMinute.default(null),
     expiresAt: expiresAt.default(null),
   })
-  .meta({ id: 'NewApiKey', examples: [{ name: 'nightly export', scopes: ['orders:read'] }] });
+  .meta({ id: 'NewApiKey', examples: [{ name: 'nightly export', scopes: ['audit:read'] }] });
 
 export const ApiKeyChange = z
   .strictObject({
