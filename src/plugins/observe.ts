@@ -28,7 +28,7 @@ const ALERTED_STATUSES = ['500', '503', '504'];
 
 /**
  * What is known of every request: its id in the answer, one log line, and the request metrics. Log
- * and metrics share the one response hook, for the hook itself costs more than either.
+ * and metrics share the one listener at the end of the answer.
  */
 export const observe = fp<ObserveOptions>(
   async (app, { record, metrics, lifecycle }) => {

@@ -41,7 +41,7 @@ export function createKeyEvents(ring: KeyRing, redis: RedisHandle | undefined, l
       const deadline = performance.now() + KEY_MEMORY_MS;
       const ack = randomUUID();
       try {
-        const listeners = await redis.client.publish(CHANNEL, [ack, ...ids].join(' '));
+        const listeners = await redis.publish(CHANNEL, [ack, ...ids].join(' '));
         for (
           let pauseMs = POLL_MS.first;
           performance.now() < deadline;

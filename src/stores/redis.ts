@@ -48,9 +48,9 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
       return subscriber.subscribe(channel, listener);
     },
 
-    /** Rejects when Redis did not take the message. Nobody knows who heard it. */
-    async publish(channel: string, message: string): Promise<void> {
-      await client.publish(channel, message);
+    /** Resolves to the number of connections that Redis delivered it to; rejects when it did not take the message. */
+    publish(channel: string, message: string): Promise<number> {
+      return client.publish(channel, message);
     },
 
     /** Says goodbye when Redis listens; never takes longer than half a second. */
