@@ -110,10 +110,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       await v1.register(loadShedding, { maxEventLoopDelayMs: config.http.maxEventLoopDelayMs });
       await v1.register(auth, { ...services.auth, metrics });
       if (config.rateLimit.enabled) {
-        const { perMinute, burst } = config.rateLimit;
-        const { anonymous } = services.auth;
-        const store = services.rateLimitStore;
-        await v1.register(rateLimit, { store, perMinute, burst, metrics, anonymous });
+        const { limiter, auth } = services;
+        await v1.register(rateLimit, { limiter, metrics, ...config.rateLimit, anonymous: auth.anonymous });
       }
       await v1.register(idempotency);
       await v1.register(notFound, { routes });

@@ -93,6 +93,23 @@ const rateLimit = {
     '0',
     'Requests of one key in any one second, at most RATE_LIMIT_PER_MINUTE; 0: no such bound.',
   ),
+  RATE_LIMIT_TENANT_PER_MINUTE: variable(
+    wholeNumber(0, 10_000_000),
+    '0',
+    'Requests of all keys of a tenant together in any 60 seconds; 0: no such bound.',
+  ),
+  RATE_LIMIT_COST_READ: variable(wholeNumber(1, 1000), '1', 'What a GET or HEAD counts for.'),
+  RATE_LIMIT_COST_WRITE: variable(wholeNumber(1, 1000), '1', 'What any other request counts for.'),
+  RATE_LIMIT_COST_QUERY: variable(
+    wholeNumber(1, 1000),
+    '1',
+    'What a request counts for whose route says that it is expensive.',
+  ),
+  RATE_LIMIT_SHADOW: variable(
+    flag,
+    'false',
+    'Only count, in rate_limit_hits_total, what would be refused: to try a limit before it bites.',
+  ),
   EXPECTED_REPLICAS: variable(
     wholeNumber(1, 1000),
     '1',

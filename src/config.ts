@@ -50,7 +50,15 @@ export interface Config {
   };
   /** '' when unset; signs list cursors. */
   secretKey: string;
-  rateLimit: { enabled: boolean; perMinute: number; burst: number; expectedReplicas: number };
+  rateLimit: {
+    enabled: boolean;
+    perMinute: number;
+    burst: number;
+    tenantPerMinute: number;
+    costs: { read: number; write: number; query: number };
+    shadow: boolean;
+    expectedReplicas: number;
+  };
   postgres: {
     url: string;
     replicaUrl?: string;
@@ -101,6 +109,13 @@ function toConfig(values: Values): Config {
       enabled: values.RATE_LIMIT_ENABLED,
       perMinute: values.RATE_LIMIT_PER_MINUTE,
       burst: values.RATE_LIMIT_BURST,
+      tenantPerMinute: values.RATE_LIMIT_TENANT_PER_MINUTE,
+      costs: {
+        read: values.RATE_LIMIT_COST_READ,
+        write: values.RATE_LIMIT_COST_WRITE,
+        query: values.RATE_LIMIT_COST_QUERY,
+      },
+      shadow: values.RATE_LIMIT_SHADOW,
       expectedReplicas: values.EXPECTED_REPLICAS,
     },
     postgres: {

@@ -155,7 +155,7 @@ export function createMetrics(version: string) {
   for (const reason of AUTH_FAILURES) metrics.authFailures.inc({ reason }, 0);
   for (const target of ['primary', 'replica']) metrics.queryLatency.zero({ target });
   for (const role of ['limits', 'cache']) metrics.redisUp.set({ role }, 0);
-  for (const limit of ['key', 'burst', 'ip']) metrics.rateLimitHits.inc({ limit }, 0);
+  for (const limit of ['key', 'burst', 'tenant', 'ip']) metrics.rateLimitHits.inc({ limit }, 0);
   metrics.upstreamLatency.zero({ upstream: 'redis' });
   return metrics;
 }

@@ -11,7 +11,8 @@ import { createKeyEvents } from './stores/key-events.ts';
 import { createKeyRing, type Principal } from './stores/key-ring.ts';
 import { startKeyUsage } from './stores/key-usage.ts';
 import { openPostgres } from './stores/postgres.ts';
-import { createRateLimitStore, createRedisCounter } from './stores/rate-limit.ts';
+import { createLeaseRunner } from './stores/lease-script.ts';
+import { createRateLimiter } from './stores/rate-limit.ts';
 import { openRedis, type RedisRole } from './stores/redis.ts';
 import { createLocalMarks, createRedisMarks } from './stores/replica-marks.ts';
 import { createReplicaReader } from './stores/replica.ts';
@@ -51,6 +52,12 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
   const usage = startKeyUsage(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, log });
   const alone = cacheRedis === undefined && single;
+  const limiter = createRateLimiter({
+    ...deps,
+    run: redis && createLeaseRunner(redis),
+    commandTimeoutMs,
+    expectedReplicas: config.rateLimit.expectedReplicas,
+  });
   const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
 
   return {
@@ -71,11 +78,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
       attempts: createFailedAttempts(config.auth.failuresPerMinute),
       anonymous: config.auth.required ? undefined : ANONYMOUS,
     },
-    rateLimitStore: createRateLimitStore({
-      ...deps,
-      count: redis && createRedisCounter(redis),
-      expectedReplicas: config.rateLimit.expectedReplicas,
-    }),
+    limiter,
     health: {
       checkDatabase: createDatabaseCheck(db),
       redisState: () => {
@@ -88,6 +91,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
     closers: [
       { name: 'last use of keys', close: usage.close },
       { name: 'idempotency', close: idempotency.close },
+      { name: 'rate limits', close: limiter.close },
       ...[redis, cacheRedis].flatMap((handle) => (handle ? [{ name: 'redis', close: handle.close }] : [])),
       ...[replicaDb, db].flatMap((pool) => (pool ? [{ name: 'postgres', close: pool.close }] : [])),
     ],

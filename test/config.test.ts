@@ -51,7 +51,15 @@ t.test('a database URL is all that has to be set', async (t) => {
     log: { level: 'info', format: 'json', slowRequestMs: 3000 },
     auth: { required: true, bootstrapKeys: [], keySecret: '', keyEnvironment: 'live', failuresPerMinute: 60 },
     secretKey: '',
-    rateLimit: { enabled: true, perMinute: 100, burst: 0, expectedReplicas: 1 },
+    rateLimit: {
+      enabled: true,
+      perMinute: 100,
+      burst: 0,
+      tenantPerMinute: 0,
+      costs: { read: 1, write: 1, query: 1 },
+      shadow: false,
+      expectedReplicas: 1,
+    },
     postgres: {
       url: DATABASE_URL,
       migrationUrl: DATABASE_URL,
