@@ -1,0 +1,96 @@
+#!/bin/sh
+# Runs once before everything else in compose: puts each secret where the service that needs it, and no
+# other, can read it. A secret comes from ./secrets/NAME when that file exists; what is missing is made
+# here and kept in the volume, so that `docker compose up` alone works. Existing ones are never changed.
+set -eu
+umask 077
+
+given=/given # ./secrets of the host, read-only
+store=/store # the volume, one folder a service
+tls=/tls     # ./nginx/ssl of the host
+made=$store/made # the names of what this run makes
+: >"$made"
+
+# secret NAME: its value, given or made before or made now.
+secret() {
+  mkdir -p "$store/all"
+  file=$store/all/$1
+  if [ -s "$given/$1" ]; then
+    tr -d '\r\n' <"$given/$1" >"$file.new"
+    mv "$file.new" "$file"
+  elif [ ! -s "$file" ]; then
+    openssl rand -hex 32 >"$file.new"
+    mv "$file.new" "$file"
+    echo "$1" >>"$made"
+  fi
+  tr -d '\n' <"$file"
+}
+
+# put FOLDER OWNER NAME VALUE: for one service alone.
+put() {
+  mkdir -p "$store/$1"
+  printf '%s\n' "$4" >"$store/$1/$3.new"
+  chmod 0400 "$store/$1/$3.new"
+  chown "$2" "$store/$1/$3.new"
+  mv "$store/$1/$3.new" "$store/$1/$3"
+  chmod 0500 "$store/$1"
+  chown "$2" "$store/$1"
+}
+
+superuser=$(secret postgres_password)
+migrator=$(secret migrator_password)
+app=$(secret app_password)
+readonly=$(secret readonly_password)
+backup=$(secret backup_password)
+replicator=$(secret replicator_password)
+monitor=$(secret monitor_password)
+redis=$(secret redis_password)
+redis_monitor=$(secret redis_monitor_password)
+key_secret=$(secret api_key_secret)
+secret_key=$(secret secret_key)
+grafana=$(secret grafana_password)
+
+database=postgres:5432/hardpoint
+put api 65532:65532 database_url "postgres://app:$app@$database"
+put api 65532:65532 redis_url "redis://app:$redis@redis:6379"
+put api 65532:65532 redis_cache_url "redis://app:$redis@redis-cache:6379"
+put api 65532:65532 api_key_secret "$key_secret"
+put api 65532:65532 secret_key "$secret_key"
+put migrate 65532:65532 database_url "postgres://migrator:$migrator@$database"
+put postgres 999:999 superuser "$superuser"
+put postgres 999:999 migrator "$migrator"
+put postgres 999:999 app "$app"
+put postgres 999:999 readonly "$readonly"
+put postgres 999:999 backup "$backup"
+put postgres 999:999 monitor "$monitor"
+put postgres 999:999 replicator "$replicator"
+put backup 999:999 password "$backup"
+put redis 999:999 users.acl "$(redis="$redis" monitor="$redis_monitor" sh /setup/redis-users.sh)"
+put postgres-exporter 65534:65534 password "$monitor"
+put redis-exporter 65534:65534 password "$redis_monitor"
+put grafana 472:0 password "$grafana"
+# Where alerts go is nothing that could be made here: docs/alerting.md.
+mkdir -p "$store/alertmanager"
+for name in pagerduty_key slack_url heartbeat_url; do
+  [ ! -s "$given/$name" ] || put alertmanager 65534:65534 "$name" "$(cat "$given/$name")"
+done
+
+chown 999:999 /owned/backups /owned/metrics
+chmod 0755 /owned/metrics
+
+if [ ! -s "$tls/fullchain.pem" ] || [ ! -s "$tls/privkey.pem" ]; then
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
+    -subj "/CN=${SERVER_NAME:-localhost}" -addext "subjectAltName=DNS:${SERVER_NAME:-localhost},DNS:localhost,IP:127.0.0.1" \
+    -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2>/dev/null
+  echo 'nginx/ssl/fullchain.pem (self-signed, for 90 days)' >>"$made"
+fi
+put nginx 101:101 fullchain.pem "$(cat "$tls/fullchain.pem")"
+put nginx 101:101 privkey.pem "$(cat "$tls/privkey.pem")"
+put nginx 101:101 server_name.conf "server_name ${SERVER_NAME:-localhost} nginx;"
+
+if [ -s "$made" ]; then
+  echo 'Made, because ./secrets and ./nginx/ssl did not hold it:'
+  sed 's/^/  /' "$made"
+  echo 'Secrets are in the volume "secrets". To set one yourself, write it to ./secrets/NAME and run this again.'
+fi
+rm -f "$made"

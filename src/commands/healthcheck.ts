@@ -1,0 +1,24 @@
+import { isEntry } from './environment.ts';
+
+const TIMEOUT_MS = 2_500;
+
+/**
+ * What the image's HEALTHCHECK runs: exits 0 when the service in this container lives, else 1 and says
+ * why. Reads API_PORT and API_HOST only, and asks for liveness: a database that is away is no reason to
+ * restart the service.
+ */
+async function main({ API_HOST, API_PORT }: NodeJS.ProcessEnv): Promise<void> {
+  const everywhere = !API_HOST || API_HOST === '0.0.0.0' || API_HOST === '::';
+  const host = everywhere ? '127.0.0.1' : API_HOST.includes(':') ? `[${API_HOST}]` : API_HOST;
+  const url = `http://${host}:${API_PORT || '8000'}/health/live`;
+  const { status } = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+  if (status !== 200) throw new Error(`${url} answered ${status}`);
+}
+
+if (isEntry(import.meta.url)) {
+  await main(process.env).catch((error: unknown) => {
+    const { message, cause } = error as Error;
+    console.error(cause instanceof Error ? `${message}: ${cause.message}` : message);
+    process.exitCode = 1;
+  });
+}
