@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Puts a backup in the place of the database: into a new database first, compared with what the backup says of
+# itself, then both names are swapped in one transaction. Fails at any step: the database is as it was.
+#
+#   restore.sh NAME [--force]    NAME as `restore.sh --list` tells; --force: the database holds rows
+#   restore.sh --list
+#
+# Stops the service meanwhile, empties the cache, starts it again, and prints how long it all took. The old
+# database stays under another name, to be dropped by hand. Exit codes: 0 done, 1 failed, 2 wrong use,
+# 4 the database is not empty.
+set -Eeuo pipefail
+cd "$(dirname "$0")/.."
+
+DATABASE=${POSTGRES_DB:-hardpoint}
+NEW=${DATABASE}_restoring
+OLD=${DATABASE}_before_$(date -u +%Y%m%dT%H%M%S)
+
+say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
+die() {
+  say "error: $*"
+  exit 1
+}
+usage() {
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
+  exit 2
+}
+postgres() { docker compose exec -T postgres "$@"; }
+sql() { postgres psql -XqAt -v ON_ERROR_STOP=1 -U postgres "$@"; }
+
+case ${1:-} in
+  --list)
+    docker compose exec -T backup /scripts/backup.sh list
+    exit ;;
+  '' | -*) usage ;;
+esac
+[ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = --force ]; } || usage
+name=$1
+[[ $name =~ ^[0-9]{8}T[0-9]{6}Z$ ]] || die "'$name' is no name of a backup; --list tells them"
+docker compose exec -T backup /scripts/backup.sh list | grep -qx "$name" || die "there is no whole backup $name; --list tells them"
+
+rows=$(sql -d "$DATABASE" -c "select coalesce(sum(n), 0) from (select (xpath('/row/c/text()', query_to_xml(format(
+  'select count(*) as c from %I.%I', schemaname, tablename), false, true, '')))[1]::text::bigint as n
+  from pg_tables where schemaname = 'public' and tablename not like 'schema_migration%') as tables") ||
+  die "the database $DATABASE cannot be asked: is postgres running?"
+if [ "$rows" -gt 0 ] && [ "${2:-}" != --force ]; then
+  say "error: $DATABASE holds $rows rows, and all would be replaced: take a backup, then repeat with --force"
+  exit 4
+fi
+
+began=$SECONDS
+replicas=$(docker compose ps -q api | wc -l)
+finish() {
+  local status=$?
+  sql -d postgres -c "drop database if exists $NEW with (force)" >/dev/null 2>&1 || true
+  if [ "$replicas" -gt 0 ]; then
+    say 'starting the service'
+    docker compose up -d --no-deps --no-recreate --wait --scale "api=$replicas" api >/dev/null 2>&1 || say 'error: the service does not come up: docker compose logs api'
+  fi
+  [ "$status" -eq 0 ] || sql -d postgres -c "alter database $DATABASE allow_connections true" >/dev/null 2>&1 || true
+  [ "$status" -eq 0 ] || say "error: nothing was changed in $DATABASE"
+  [ "$status" -ne 0 ] || say "done in $((SECONDS - began)) s; the old database is $OLD: drop it when you no longer need it"
+}
+trap finish EXIT
+
+say 'stopping the service'
+docker compose stop api >/dev/null 2>&1
+sql -d postgres -c "drop database if exists $NEW with (force)" -c "create database $NEW template template0"
+postgres psql -Xq -U postgres -d "$NEW" -f /docker-entrypoint-initdb.d/20-database.sql >/dev/null
+say "restoring $name"
+docker compose exec -T backup /scripts/backup.sh cat "$name" |
+  postgres pg_restore -U postgres --exit-on-error --single-transaction --dbname="$NEW"
+docker compose exec -T backup /scripts/backup.sh facts "$NEW" |
+  diff <(docker compose exec -T backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
+
+say "putting it in the place of $DATABASE"
+sql -d postgres <<SQL
+alter database $DATABASE allow_connections false;
+select pg_terminate_backend(pid) from pg_stat_activity where datname in ('$DATABASE', '$NEW');
+begin;
+alter database $DATABASE rename to $OLD;
+alter database $NEW rename to $DATABASE;
+commit;
+SQL
+# What is cached belongs to the old database. It keeps nothing on disk, so a restart empties it.
+docker compose restart redis-cache >/dev/null 2>&1 || true

@@ -1,0 +1,135 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { isEntry } from './environment.ts';
+import { compareSamples, readSamples, type Period, type Sample } from './monitor-samples.ts';
+
+const USAGE = `Usage: npm run monitor -- [options]
+
+Watches all processes of the service and prints a line for each look. Ends with 2, and says why, when one of
+these holds for three looks in a row: more than 5 % of the answers are 5xx, P95 is above 10 s, the database is
+away, the cache is away everywhere, nobody answers.
+
+  --url URL          the internal listener; all addresses of its name are asked (http://127.0.0.1:9090)
+  --seconds N        how long (300; 0: until it is interrupted)
+  --interval N       seconds between two looks (5)
+  --error-percent N  (5)
+  --p95-seconds N    (10)`;
+
+const LOOKS_TO_TRIP = 3;
+/** Fewer answers than that say nothing about a share or a percentile. */
+const FEWEST_REQUESTS = 20;
+
+export interface Limits {
+  errorPercent: number;
+  p95Seconds: number;
+}
+
+/** Why a release should be taken back, from one look; undefined when all is well. */
+export function findTrigger(
+  samples: Map<string, Sample>,
+  period: Period,
+  { errorPercent, p95Seconds }: Limits,
+): string | undefined {
+  const all = [...samples.values()];
+  if (all.length === 0) return 'no process answers';
+  if (all.every(({ database }) => database !== 'connected')) return 'the database is away';
+  if (all.every(({ cache }) => cache === 'disconnected')) return 'the cache is away';
+  if (period.requests < FEWEST_REQUESTS) return undefined;
+  const percent = (100 * period.failures) / period.requests;
+  if (percent > errorPercent) return `${percent.toFixed(1)} % of the answers are 5xx`;
+  if (period.p95 !== undefined && period.p95 > p95Seconds) return `P95 is above ${p95Seconds} s`;
+  return undefined;
+}
+
+/** Runs the command and returns its exit code: 0 all well, 1 wrong use, 2 a trigger tripped. */
+export async function runMonitor(argv: string[], say: (line: string) => void): Promise<number> {
+  const options = readOptions(argv);
+  if (typeof options === 'string') {
+    say(`${options}\n\n${USAGE}`);
+    return 1;
+  }
+  const { url, seconds, interval, limits } = options;
+  const endsAt = seconds === 0 ? Infinity : performance.now() + 1000 * seconds;
+  let before = await readSamples(url);
+  let tripped = 0;
+  say('time      processes   req/s    5xx %   P95 ms   pool %    hit %  database      cache');
+  while (performance.now() < endsAt) {
+    await delay(1000 * Math.min(interval, Math.max(0.1, (endsAt - performance.now()) / 1000)));
+    const samples = await readSamples(url);
+    const period = compareSamples(before, samples);
+    say(describe(samples, period, interval));
+    const trigger = findTrigger(samples, period, limits);
+    tripped = trigger === undefined ? 0 : tripped + 1;
+    if (tripped === LOOKS_TO_TRIP) {
+      say(`TRIPPED: ${trigger}`);
+      return 2;
+    }
+    before = samples;
+  }
+  say('all well');
+  return 0;
+}
+
+function describe(
+  samples: Map<string, Sample>,
+  { requests, failures, p95 }: Period,
+  seconds: number,
+): string {
+  const all = [...samples.values()];
+  const worst = (values: (number | null)[], pick: (...numbers: number[]) => number) => {
+    const known = values.filter((value) => value !== null);
+    return known.length === 0 ? '-' : pick(...known).toFixed(0);
+  };
+  const cells = [
+    new Date().toISOString().slice(11, 19).padEnd(10),
+    String(samples.size).padStart(9),
+    (requests / seconds).toFixed(1).padStart(8),
+    (requests === 0 ? '-' : ((100 * failures) / requests).toFixed(2)).padStart(9),
+    (p95 === undefined ? '-' : String(1000 * p95)).padStart(9),
+    worst(
+      all.map(({ poolPercent }) => poolPercent),
+      Math.max,
+    ).padStart(9),
+    worst(
+      all.map(({ hitPercent }) => hitPercent),
+      Math.min,
+    ).padStart(9),
+    `  ${[...new Set(all.map(({ database }) => database))].join('/')}`.padEnd(16),
+    [...new Set(all.map(({ cache }) => cache))].join('/'),
+  ];
+  return cells.join('');
+}
+
+function readOptions(argv: string[]) {
+  try {
+    const { values } = parseArgs({
+      args: argv,
+      options: {
+        url: { type: 'string', default: 'http://127.0.0.1:9090' },
+        seconds: { type: 'string', default: '300' },
+        interval: { type: 'string', default: '5' },
+        'error-percent': { type: 'string', default: '5' },
+        'p95-seconds': { type: 'string', default: '10' },
+      },
+    });
+    const number = (name: keyof typeof values, least: number) => {
+      const value = Number(values[name]);
+      if (values[name] === '' || !(value >= least))
+        throw new Error(`--${name} must be a number of at least ${least}`);
+      return value;
+    };
+    if (!URL.canParse(values.url)) throw new Error('--url must be such as http://127.0.0.1:9090');
+    return {
+      url: new URL(values.url),
+      seconds: number('seconds', 0),
+      interval: number('interval', 0.1),
+      limits: { errorPercent: number('error-percent', 0), p95Seconds: number('p95-seconds', 0) },
+    };
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+if (isEntry(import.meta.url)) {
+  process.exitCode = await runMonitor(process.argv.slice(2), (line) => console.log(line));
+}
