@@ -2,6 +2,7 @@ import { isPrivateHost, isLoopback } from './config-hosts.ts';
 import { findFileFault } from './config-files.ts';
 import { textSchema, type Kind, type Refuse } from './config-kinds.ts';
 import { isPlaceholder } from './config-secrets.ts';
+import { redactRedisUrl } from './stores/redis-url.ts';
 
 /** A connection URL with its host as the driver will read it. */
 interface ConnectionUrl {
@@ -10,7 +11,7 @@ interface ConnectionUrl {
 }
 
 export const postgresUrl: Kind<string> = {
-  schema: textSchema((text, refuse) => readUrl(text, /^postgres(ql)?:\/\//, checkPostgres, refuse)),
+  schema: textSchema(readPostgresUrl),
   allowed:
     'postgres://USER:PASSWORD@HOST:PORT/DATABASE, and ?sslmode=verify-full for a host outside the private network; ' +
     'make a password with: openssl rand -hex 24',
@@ -18,36 +19,23 @@ export const postgresUrl: Kind<string> = {
   secret: 'url',
 };
 
-export const redisUrl: Kind<string> = {
-  schema: textSchema((text, refuse) => readUrl(text, /^rediss?:\/\//, checkRedis, refuse)),
-  allowed:
-    'redis://:PASSWORD@HOST:PORT/DB inside the private network, rediss:// (TLS) everywhere; ' +
-    'make a password with: openssl rand -hex 24',
-  example: 'redis://:PASSWORD@redis:6379/0',
-  secret: 'url',
-};
-
 /** The URL without its password, or undefined when it cannot be told which part is the password. */
 export function redactUrl(text: string): string | undefined {
+  if (text.startsWith('redis')) return redactRedisUrl(text);
   const parsed = parseUrl(text);
   return parsed && redact(parsed.url);
 }
 
-function readUrl(
-  text: string,
-  scheme: RegExp,
-  check: (parsed: ConnectionUrl, refuse: Refuse) => void,
-  refuse: Refuse,
-): string {
+function readPostgresUrl(text: string, refuse: Refuse): string {
   if (text === '') return text;
   const parsed = parseUrl(text);
-  if (!scheme.test(text)) refuse('has the wrong scheme');
+  if (!/^postgres(ql)?:\/\//.test(text)) refuse('has the wrong scheme');
   else if (!parsed) refuse('cannot be read; write special characters of the password percent-encoded');
   else if (parsed.host === '') refuse('names no host');
   else {
     const password = parsed.url.searchParams.get('password') ?? decodeURIComponent(parsed.url.password);
     if (isPlaceholder(password) && !isLoopback(parsed.host)) refuse('has a placeholder for a password');
-    check(parsed, refuse);
+    checkPostgres(parsed, refuse);
   }
   return text;
 }
@@ -56,14 +44,14 @@ function readUrl(
 const NO_HOST = 'no-host.invalid';
 
 function parseUrl(text: string): ConnectionUrl | undefined {
-  if (!/^(postgres|postgresql|redis|rediss):\/\/\S*$/.test(text)) return undefined;
+  if (!/^postgres(ql)?:\/\/\S*$/.test(text)) return undefined;
   try {
     const url = new URL(text.replace(/^(\w+:\/\/[^@/?#]*@)\//, `$1${NO_HOST}/`));
     // An @ or # behind the host is a password that was not encoded: host and password are not what they seem.
     if (/[@#]/.test(url.pathname + url.search) || text.includes('#')) return undefined;
     decodeURIComponent([url.username, url.password, url.pathname].join(' '));
     const named = url.hostname === NO_HOST ? '' : decodeURIComponent(url.hostname);
-    const host = (text.startsWith('postgres') && url.searchParams.get('host')) || named;
+    const host = url.searchParams.get('host') || named;
     return { url, host: host.replace(/^\[(.*)\]$/, '$1') };
   } catch {
     return undefined;
@@ -73,15 +61,13 @@ function parseUrl(text: string): ConnectionUrl | undefined {
 /** Parameters that hold no secret; the values of all others are hidden. */
 const SHOWN = new Set(['host', 'port', 'sslmode', 'sslrootcert', 'ssl', 'uselibpqcompat']);
 
-function redact(url: URL, changes: { scheme?: string; query?: URLSearchParams } = {}): string {
+function redact(url: URL, query = url.searchParams): string {
   // A name without a password may be a password whose colon was forgotten.
   const user = url.password === '' ? '***' : `${url.username}:***`;
   const login = url.username === '' && url.password === '' ? '' : `${user}@`;
   const host = url.host.replace(NO_HOST, '');
-  const query = [...(changes.query ?? url.searchParams)]
-    .map(([name, value]) => `${name}=${SHOWN.has(name) ? value : '***'}`)
-    .join('&');
-  return `${changes.scheme ?? url.protocol}//${login}${host}${url.pathname}${query && `?${query}`}`;
+  const shown = [...query].map(([name, value]) => `${name}=${SHOWN.has(name) ? value : '***'}`).join('&');
+  return `${url.protocol}//${login}${host}${url.pathname}${shown && `?${shown}`}`;
 }
 
 function checkPostgres({ url, host }: ConnectionUrl, refuse: Refuse): void {
@@ -102,7 +88,7 @@ function checkPostgres({ url, host }: ConnectionUrl, refuse: Refuse): void {
   const mended = new URLSearchParams(query);
   for (const name of ['ssl', 'uselibpqcompat']) mended.delete(name);
   mended.set('sslmode', 'verify-full');
-  refuse(`${fault}; write ${redact(url, { query: mended })}`);
+  refuse(`${fault}; write ${redact(url, mended)}`);
 }
 
 function findPostgresTlsFault(query: URLSearchParams, host: string): string | undefined {
@@ -119,16 +105,4 @@ function findPostgresTlsFault(query: URLSearchParams, host: string): string | un
     return `has sslmode=${mode}, which pg 8 reads as verify-full and pg 9 weakens`;
   }
   return 'has an unknown sslmode';
-}
-
-function checkRedis({ url, host }: ConnectionUrl, refuse: Refuse): void {
-  if (!/^(\/\d{0,4})?$/.test(url.pathname)) refuse('has a path that is not a database number');
-  // The client turns each parameter into an option of its own, and ?tls= switches TLS off.
-  if ([...url.searchParams.keys()].some((name) => name !== 'family')) {
-    refuse('has parameters; only family is allowed, since others change the connection, TLS included');
-  }
-  if (url.protocol === 'redis:' && !isPrivateHost(host)) {
-    const query = new URLSearchParams();
-    refuse(`leaves the private network without TLS; write ${redact(url, { scheme: 'rediss:', query })}`);
-  }
 }

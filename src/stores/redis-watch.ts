@@ -1,54 +1,78 @@
-import type { Redis } from 'ioredis';
+import type { EventEmitter } from 'node:events';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
-import { explainFailure, findServerProblems } from './redis-problems.ts';
+import { createIntervalWarning } from './log-interval.ts';
+import type { RedisConnection } from './redis-connection.ts';
+import { explainFailure } from './redis-problems.ts';
+import { createServerCheck } from './redis-servers.ts';
+import type { RedisTarget } from './redis-url.ts';
+import type { RedisRole } from './redis.ts';
 
 const REPEAT_AFTER_MS = 60_000;
+/** Of the lines that say that it is ready, in REPEAT_AFTER_MS. */
+const COMINGS_MAX = 5;
+/** What ioredis says of a connection whose own error was told before, or went elsewhere. */
+const SAYS_NOTHING = /^(Failed to refresh slots cache|Connection is closed)/;
 
 /**
  * Keeps `redis_up` true to the state and tells each change of state, each new reason that a person can
  * mend, and once a minute that it lasts: an outage is a line a minute, not one for every attempt.
  */
 export function watchConnection(
-  client: Redis,
-  role: 'limits' | 'cache',
-  log: Logger,
-  metrics: Metrics,
+  connection: RedisConnection,
+  target: RedisTarget,
+  role: RedisRole,
+  { log, metrics }: { log: Logger; metrics: Metrics },
 ): { stop(): void } {
+  const client: EventEmitter = connection.client;
+  const warnOfNode = createIntervalWarning(log);
+  const checkServers = createServerCheck(role, target.topology, log);
   let stopped = false;
   let told = { reason: '', atMs: -Infinity };
+  let comings: number[] = [];
 
-  client.on('ready', () => {
+  connection.onReady(() => {
     metrics.redisUp.set({ role }, 1);
+    void checkServers(connection.servers());
+    comings = [...comings.filter((atMs) => performance.now() - atMs < REPEAT_AFTER_MS), performance.now()];
+    if (comings.length > COMINGS_MAX) return;
     told = { reason: '', atMs: -Infinity };
     log.info('Redis is ready');
-    void tellServerProblems(client, role, log);
   });
 
   client.on('close', () => {
     metrics.redisUp.set({ role }, 0);
-    if (!stopped) tell('the connection was closed or refused');
+    if (stopped) return;
+    tell(connection.cause?.() ?? new Error('the connection was closed or refused'));
   });
 
   // Without this listener ioredis prints every error, unstructured, to stderr.
   client.on('error', (error: Error) => {
     if (stopped) return;
-    tell(
-      withoutPassword(error.message || String((error as NodeJS.ErrnoException).code), client),
-      explainFailure(error),
-    );
+    if (!SAYS_NOTHING.test(error.message)) tell(error);
     // ioredis goes on with database 0 when the one asked for does not exist: somebody else's data.
-    if (error.message.includes('DB index is out of range')) client.disconnect(true);
+    if (error.message.includes('DB index is out of range')) connection.client.disconnect(true);
   });
 
-  function tell(reason: string, mend?: string): void {
+  client.on('node error', (error: Error, node: string) => {
+    if (stopped || SAYS_NOTHING.test(error.message)) return;
+    const { reason, mend } = describe(error);
+    if (connection.ready()) warnOfNode({ node, reason, mend }, 'A node of the Redis cluster cannot be used');
+  });
+
+  function tell(error: Error): void {
+    const { reason, mend } = describe(error);
     const repeated = reason === told.reason || (told.reason !== '' && mend === undefined);
     if (repeated && performance.now() - told.atMs < REPEAT_AFTER_MS) return;
     told = { reason, atMs: performance.now() };
-    log.warn(
-      { reason, ...(mend === undefined ? {} : { mend }) },
-      'Redis cannot be used, going on without it',
-    );
+    log.warn({ reason, mend }, 'Redis cannot be used, going on without it');
+  }
+
+  function describe(error: Error) {
+    const secrets = [target.password, target.sentinel.password].filter((secret) => secret !== '');
+    const text = error.message || String((error as NodeJS.ErrnoException).code);
+    const reason = secrets.reduce((shown, secret) => shown.replaceAll(secret, '***'), text);
+    return { reason, mend: explainFailure(error) };
   }
 
   return {
@@ -56,27 +80,4 @@ export function watchConnection(
       stopped = true;
     },
   };
-}
-
-/** A server that answers and is still the wrong one. */
-async function tellServerProblems(client: Redis, role: 'limits' | 'cache', log: Logger): Promise<void> {
-  try {
-    const info = await client.info();
-    for (const mend of findServerProblems(info, role))
-      log.warn({ mend }, 'Redis is not set up as it should be');
-  } catch {
-    // Gone again, or INFO is not allowed to this user: the first is told elsewhere, the second is no fault.
-  }
-  try {
-    await client.script('LOAD', 'return 1');
-  } catch (error) {
-    const { message } = error as Error;
-    if (!/NOPERM|unknown command/i.test(message)) return;
-    log.warn({ reason: message, mend: explainFailure(error) }, 'Redis is not set up as it should be');
-  }
-}
-
-function withoutPassword(text: string, client: Redis): string {
-  const { password } = client.options;
-  return password ? text.replaceAll(password, '***') : text;
 }

@@ -1,7 +1,11 @@
-import { Redis, type RedisOptions } from 'ioredis';
+import type { EventEmitter } from 'node:events';
+import type { Result } from 'ioredis';
 import type { Logger } from 'pino';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Metrics } from '../metrics.ts';
+import { openConnection } from './redis-connection.ts';
+import { readServerInfo } from './redis-servers.ts';
+import { parseRedisUrl } from './redis-url.ts';
 import { watchConnection } from './redis-watch.ts';
 import { createSubscriber, type ChannelListener, type Subscription } from './subscriber.ts';
 
@@ -9,7 +13,7 @@ import { createSubscriber, type ChannelListener, type Subscription } from './sub
 export type RedisRole = 'limits' | 'cache';
 
 export interface RedisSettings {
-  /** `redis://` or `rediss://` (the certificate is always verified). */
+  /** One server, sentinels or a cluster: see parseRedisUrl. */
   url: string;
   commandTimeoutMs: number;
   role: RedisRole;
@@ -18,6 +22,8 @@ export interface RedisSettings {
 export type RedisHandle = ReturnType<typeof openRedis>;
 
 const CLOSE_TIMEOUT_MS = 500;
+/** Never holds anything: who may write it is the primary, where messages are sent and heard. */
+const MEETING_KEY = 'hp:publish';
 
 /**
  * Starts to connect and returns at once: the service starts without Redis, and the connection is
@@ -28,29 +34,53 @@ const CLOSE_TIMEOUT_MS = 500;
  * that is none.
  */
 export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics: Metrics }) {
-  const { role } = settings;
+  const { url, role, commandTimeoutMs } = settings;
   const log = deps.log.child({ upstream: 'redis', role });
-  const client = connect(settings, role);
-  const watch = watchConnection(client, role, log, deps.metrics);
-  const subscriber = createSubscriber(() => connect(settings, `${role}-subscriber`), log);
+  const target = parseRedisUrl(url, (reason) => {
+    throw new Error(`The URL of Redis ${reason}`);
+  });
+  if (!target) throw new Error('The URL of Redis cannot be read');
+
+  const connection = openConnection(target, commandTimeoutMs, `hardpoint-${role}`);
+  const { client, ready, onReady } = connection;
+  const watch = watchConnection(connection, target, role, { log, metrics: deps.metrics });
+  const subscriber = createSubscriber(
+    () => connection.openAnother(`hardpoint-${role}-subscriber`),
+    MEETING_KEY,
+    log,
+  );
+  onReady(subscriber.check);
+  (client as EventEmitter).on('refresh', subscriber.check);
+  client.defineCommand('publishAtPrimary', { numberOfKeys: 1, lua: PUBLISH });
+  client.defineCommand('listenedAtPrimary', { numberOfKeys: 1, lua: LISTENED });
 
   return {
     /** For commands. Never log its errors whole: they hold the command's arguments. */
     client,
+    /** False: a command would fail, do not try. Of a cluster a part may fail while it is true. */
+    ready,
+    /** Called each time that it becomes ready. */
+    onReady,
 
-    /** False: a command would fail, do not try. */
-    ready(): boolean {
-      return client.status === 'ready';
-    },
+    /** What the server says of itself, or each primary of the cluster. */
+    readInfo: () => readServerInfo(connection.servers()),
 
     /** Listens on a connection of its own, opened by the first call; comes back after every loss. */
     subscribe(channel: string, listener: ChannelListener): Subscription {
       return subscriber.subscribe(channel, listener);
     },
 
-    /** Resolves to the number of connections that Redis delivered it to; rejects when it did not take the message. */
+    /**
+     * Resolves to the number of connections that Redis delivered it to, which are all that are live();
+     * rejects when it did not take the message.
+     */
     publish(channel: string, message: string): Promise<number> {
-      return client.publish(channel, message);
+      return client.publishAtPrimary(MEETING_KEY, channel, message);
+    },
+
+    /** The channels that begin with `prefix` and that somebody listens to by name; rejects as `publish` does. */
+    listened(prefix: string): Promise<string[]> {
+      return client.listenedAtPrimary(MEETING_KEY, `${prefix}*`);
     },
 
     /** Says goodbye when Redis listens; never takes longer than half a second. */
@@ -64,45 +94,24 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
   };
 }
 
-function connect({ url, commandTimeoutMs }: RedisSettings, name: string): Redis {
-  try {
-    return new Redis(url, redisOptions(commandTimeoutMs, `hardpoint-${name}`));
-  } catch {
-    // The error of the parser holds the whole URL, and the URL holds the password.
-    throw new Error('The URL of Redis cannot be read: it must look like redis://:PASSWORD@HOST:PORT/DB');
+/**
+ * KEYS the meeting place; ARGV channel, message. PUBLISH alone would be taken by a replica, too, which has
+ * listeners of its own, and by any node of a cluster, which tells only the number of its own.
+ */
+const PUBLISH = `
+redis.call('del', KEYS[1])
+return redis.call('publish', ARGV[1], ARGV[2])
+`;
+
+/** KEYS the meeting place; ARGV pattern of channels. */
+const LISTENED = `
+redis.call('del', KEYS[1])
+return redis.call('pubsub', 'channels', ARGV[1])
+`;
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    publishAtPrimary(key: string, channel: string, message: string): Result<number, Context>;
+    listenedAtPrimary(key: string, pattern: string): Result<string[], Context>;
   }
-}
-
-/** Fail fast, for the request path: see the fields that differ from the defaults. */
-export function redisOptions(commandTimeoutMs: number, connectionName: string) {
-  let forcedAtMs = -Infinity;
-  return {
-    connectionName,
-    commandTimeout: commandTimeoutMs,
-    connectTimeout: 1000,
-    // A server that accepts commands and answers none: the connection is torn down, so that the next
-    // request learns it from ready() in no time instead of waiting for its own timeout.
-    socketTimeout: Math.max(1000, 2 * commandTimeoutMs),
-    disconnectTimeout: 250,
-    keepAlive: 10_000,
-    enableReadyCheck: true,
-    enableOfflineQueue: false,
-    maxRetriesPerRequest: 0,
-    // A command whose answer got lost may have had its effect: only its caller can judge a repetition.
-    autoResendUnfulfilledCommands: false,
-    autoResubscribe: false,
-    retryStrategy: retryDelayMs,
-    // After a failover the old primary lives on as a replica; a new connection finds the new one.
-    reconnectOnError: (error: Error) => {
-      if (!error.message.includes('READONLY') || performance.now() - forcedAtMs < 1000) return false;
-      forcedAtMs = performance.now();
-      return true;
-    },
-  } satisfies RedisOptions;
-}
-
-/** 25 ms to 2 s, never gives up; the jitter keeps a fleet from coming back in one instant. */
-function retryDelayMs(attempt: number): number {
-  const ceilingMs = Math.min(50 * 2 ** (attempt - 1), 2000);
-  return ceilingMs / 2 + (Math.random() * ceilingMs) / 2;
 }

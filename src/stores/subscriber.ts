@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import type { Logger } from 'pino';
+import { explainFailure } from './redis-problems.ts';
 
 export interface ChannelListener {
   onMessage(message: string): void;
@@ -11,15 +12,21 @@ export interface ChannelListener {
 }
 
 export interface Subscription {
-  /** True while every message arrives; turns false within about two seconds of a silent death. */
+  /**
+   * True while every message arrives; turns false within about two seconds of a silent death, and of a
+   * failover that left this connection at a server that is primary no more.
+   */
   live(): boolean;
 }
 
-/** A ping, answered within the socket's timeout, is the only proof that silence means no messages. */
+/** An answer within the socket's timeout is the only proof that silence means no messages. */
 const HEARTBEAT_MS = 1000;
 
-/** Redis pub/sub that says when it may have missed something. `open` is called by the first subscription. */
-export function createSubscriber(open: () => Redis, log: Logger) {
+/**
+ * Redis pub/sub that says when it may have missed something. `open` is called by the first subscription.
+ * Messages are sent at the primary for `key`: a connection that may not write it is at the wrong server.
+ */
+export function createSubscriber(open: () => Redis, key: string, log: Logger) {
   const channels = new Map<string, { listeners: ChannelListener[]; live: boolean; refused: boolean }>();
   let client: Redis | undefined;
   let heartbeat: NodeJS.Timeout | undefined;
@@ -33,13 +40,23 @@ export function createSubscriber(open: () => Redis, log: Logger) {
     });
     // The connection for commands, to the same server, tells what is wrong.
     opened.on('error', () => undefined);
-    heartbeat = setInterval(() => {
-      if (opened.status !== 'ready') return;
-      opened.ping().catch(() => undefined);
-      listenToAll();
-    }, HEARTBEAT_MS);
+    heartbeat = setInterval(check, HEARTBEAT_MS);
     heartbeat.unref();
     return opened;
+  }
+
+  function check(): void {
+    if (client?.status !== 'ready') return;
+    listenToAll();
+    // A refusal is final; where an answer fails to come, the socket's timeout decides.
+    prove(client).catch((error: Error) => {
+      if (error.name === 'ReplyError') loseAll();
+    });
+  }
+
+  /** In the old protocol a connection that listens may do no more than ping. */
+  function prove(connection: Redis): Promise<unknown> {
+    return connection.mode === 'subscriber' ? connection.ping() : connection.del(key);
   }
 
   function listenToAll(): void {
@@ -50,17 +67,18 @@ export function createSubscriber(open: () => Redis, log: Logger) {
     const channel = channels.get(name);
     if (!channel || client?.status !== 'ready') return;
     try {
+      await prove(client);
       await client.subscribe(name);
       if (channel.live || client.status !== 'ready') return;
       channel.live = true;
       channel.refused = false;
       for (const listener of channel.listeners) listener.onGap();
     } catch (error) {
-      // The next heartbeat tries again.
-      if (!channel.refused && client.status === 'ready') {
-        log.warn({ channel: name, reason: (error as Error).message }, 'Redis refuses a subscription');
-        channel.refused = true;
-      }
+      // The next heartbeat tries again, or the connection that is made instead of one to the wrong server.
+      const { name: kind, message: reason } = error as Error;
+      if (channel.refused || kind !== 'ReplyError' || /^(MOVED|READONLY|CLUSTERDOWN)/.test(reason)) return;
+      log.warn({ channel: name, reason, mend: explainFailure(error) }, 'Redis refuses a subscription');
+      channel.refused = true;
     }
   }
 
@@ -81,6 +99,9 @@ export function createSubscriber(open: () => Redis, log: Logger) {
       void listen(name);
       return { live: () => channel.live && client?.status === 'ready' };
     },
+
+    /** Before the next heartbeat, for whoever learned that the primary may be another now. */
+    check,
 
     close(): void {
       clearInterval(heartbeat);

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import type { EventEmitter } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -8,8 +9,12 @@ import { createServer as createTlsServer } from 'node:tls';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
 import { createMetrics } from '../../src/metrics.ts';
-import { explainFailure, findServerProblems } from '../../src/stores/redis-problems.ts';
-import { openRedis, redisOptions, type RedisRole } from '../../src/stores/redis.ts';
+import { explainFailure, findServerProblems, findSharedServer } from '../../src/stores/redis-problems.ts';
+import { redisOptions } from '../../src/stores/redis-options.ts';
+import { parseInfo } from '../../src/stores/redis-servers.ts';
+import { parseRedisUrl } from '../../src/stores/redis-url.ts';
+import { openRedis, type RedisRole } from '../../src/stores/redis.ts';
+import { startTestApp } from '../support/app.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
 import { requireTool } from '../support/tools.ts';
 
@@ -50,11 +55,12 @@ async function listen(t: Test, server: Server): Promise<number> {
 }
 
 t.test('the connection is set up to fail fast and to keep trying', async (t) => {
-  const options = redisOptions(200, 'hardpoint-limits');
+  const target = parseRedisUrl('redis://:secret@redis', () => undefined);
+  if (!target) throw new Error('the URL is good');
+  const options = redisOptions(target, 200, 'hardpoint-limits');
 
   t.match(options, {
     connectionName: 'hardpoint-limits',
-    commandTimeout: 200,
     connectTimeout: 1000,
     socketTimeout: 1000,
     keepAlive: 10_000,
@@ -100,6 +106,38 @@ t.test('Redis that is away at the start, or goes and returns, heals without a re
   await server.start();
   await until(() => redis.ready());
   t.equal(await redis.client.get('key'), null);
+});
+
+t.test('a process that looks away while it connects has not lost Redis', async (t) => {
+  const url = await redisUrl(t);
+  if (!url) return;
+  const { redis, lines } = open(t, url);
+  (redis.client as EventEmitter).once('connect', () => {
+    const endMs = performance.now() + 2 * COMMAND_TIMEOUT_MS;
+    while (performance.now() < endMs);
+  });
+
+  await until(() => redis.ready());
+  t.same(
+    lines.map(({ message }) => message),
+    ['Redis is ready'],
+  );
+});
+
+t.test('a connection that comes and goes does not fill the log', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const { redis, lines, isUp } = open(t, server.url);
+  const admin = open(t, server.url);
+  for (let turn = 0; turn < 12; turn += 1) {
+    await until(() => redis.ready() && admin.redis.ready());
+    const id = await redis.client.client('ID');
+    await admin.redis.client.client('KILL', 'ID', id);
+    await until(() => !redis.ready());
+  }
+  await until(isUp);
+
+  t.ok(lines.length <= 12, `${lines.length} lines`);
 });
 
 t.test('Redis that hangs costs one command timeout, then nothing, and comes back', async (t) => {
@@ -218,16 +256,78 @@ t.test('a server that forgets limits when it is full, or is too old, is told', a
   await until(() => limits.lines.some(({ mend }) => mend?.includes('noeviction')));
   await until(() => cache.redis.ready());
   t.notOk(cache.lines.some(({ mend }) => mend !== undefined));
-  t.match(findServerProblems('redis_version:6.0.16\r\n', 'cache'), [/6\.2 or later/]);
-  t.same(
-    findServerProblems('redis_version:8.0.1\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru', 'limits'),
-    [],
-  );
+  const problemsOf = (info: string) => findServerProblems(parseInfo(info), 'limits', 'single');
+  t.match(problemsOf('redis_version:6.0.16\r\n'), [/6\.2 or later/]);
+  t.same(problemsOf('redis_version:8.0.1\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru'), []);
   t.match(
     explainFailure(new Error("NOPERM this user has no permissions to run the 'evalsha' command")),
     /right/,
   );
   t.equal(explainFailure(new Error('connect ECONNREFUSED 127.0.0.1:6379')), undefined);
+});
+
+t.test('what is wrong with the URL or the server is one line that says how to mend it', async (t) => {
+  const server = await startRedis(t, { args: ['--requirepass', 'canary-5c1d'] });
+  const replica =
+    server && (await startRedis(t, { args: ['--replicaof', '127.0.0.1', String(server.port)] }));
+  const noScripts = await startRedis(t, { args: ['--rename-command', 'EVALSHA', ''] });
+  if (!server || !replica || !noScripts) return;
+  const web = await listen(
+    t,
+    createServer((socket) => {
+      socket.on('error', () => undefined).on('data', () => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'));
+    }),
+  );
+  const place = `127.0.0.1:${server.port}`;
+  const cases: [url: string, mend: RegExp][] = [
+    ['redis://:canary-5c1d@no-such-host.invalid', /not known to DNS/],
+    ['redis+sentinel://:canary-5c1d@no-such-host.invalid/main', /not known to DNS/],
+    ['redis+cluster://:canary-5c1d@no-such-host.invalid', /not known to DNS/],
+    [`redis://user:canary-5c1d@${place}`, /user or the password/],
+    [`redis+cluster://:canary-other@${place}`, /user or the password/],
+    [`redis+cluster://:canary-5c1d@${place}`, /not part of a cluster/],
+    [`redis+sentinel://:canary-5c1d@${place}/main`, /sentinel_password/],
+    [`redis+sentinel://${place}/main?sentinel_password=canary-5c1d`, /no sentinel/],
+    [replica.url, /is a replica/],
+    [noScripts.url, /with scripts/],
+    [`redis://127.0.0.1:${web}`, /is no Redis/],
+  ];
+  await Promise.all(
+    cases.map(async ([url, mend]) => {
+      const { lines } = open(t, url);
+      const found = () => lines.filter((line) => mend.test(line.mend ?? ''));
+      await until(() => found().length > 0);
+      await delay(500);
+      t.equal(found().length, 1, `${mend}`);
+      t.notMatch(JSON.stringify(lines), /canary/);
+    }),
+  );
+});
+
+t.test('a cache that can starve the limits of its server is told once', async (t) => {
+  const server = await startRedis(t, { args: ['--maxmemory', '64mb', '--maxmemory-policy', 'noeviction'] });
+  if (!server) return;
+  const { logs, services } = await startTestApp(t, {
+    REDIS_URL: `${server.url}/0`,
+    REDIS_CACHE_URL: `${server.url}/1`,
+  });
+  const count = (pattern: RegExp) => logs.filter((line) => pattern.test(JSON.stringify(line))).length;
+  await until(() => count(/leads to the server of REDIS_URL/) > 0);
+  await server.restart();
+  await until(() => services.health.redisState() === 'connected' && count(/Redis is ready/) === 4);
+  t.equal(count(/leads to the server of REDIS_URL/), 1);
+
+  const same = await startTestApp(t, { REDIS_URL: server.url });
+  await until(() => same.services.health.redisState() === 'connected');
+  t.notMatch(JSON.stringify(same.logs), /leads to the server/, 'one URL for both says so itself');
+
+  const info = (id: string, memory: number, policy: string) =>
+    parseInfo(`run_id:${id}\r\nmaxmemory:${memory}\r\nmaxmemory_policy:${policy}\r\n`);
+  const limited = info('one', 1000, 'noeviction');
+  t.match(findSharedServer([info('two', 0, 'noeviction'), limited], [limited]), /filled it/, 'of a cluster');
+  t.equal(findSharedServer([limited], [info('two', 1000, 'noeviction')]), undefined, 'two servers');
+  t.equal(findSharedServer([info('one', 0, 'noeviction')], [info('one', 0, 'noeviction')]), undefined);
+  t.equal(findSharedServer([limited], [info('one', 1000, 'allkeys-lru')]), undefined, 'told by the policy');
 });
 
 t.test('a server that repeats the password in its errors does not bring it into the log', async (t) => {

@@ -40,25 +40,31 @@ export async function redisUrl(t: Test): Promise<string | undefined> {
 let shared: Promise<string> | undefined;
 let own: Promise<RedisServer> | undefined;
 
-/** A server of its own, for tests that take it away; gone when `t` ends. Undefined as with redisUrl. */
+/**
+ * A server of its own, for tests that take it away; gone when `t` ends. Undefined as with redisUrl. `args` may
+ * begin with a configuration file; `asProcess`: it must not be a container.
+ */
 export async function startRedis(
   t: Test,
-  options: { args?: string[]; port?: number } = {},
+  options: { args?: string[]; port?: number; asProcess?: boolean } = {},
 ): Promise<RedisServer | undefined> {
-  const program = await getProgram(t);
+  const program = await getProgram(t, options.asProcess);
   if (!program) return undefined;
   const server = await launch(program, options.args ?? [], options.port ?? (await findFreePort()));
   t.teardown(() => server.stop());
   return server;
 }
 
-async function getProgram(t: Test): Promise<RedisProgram | undefined> {
+async function getProgram(t: Test, asProcess = false): Promise<RedisProgram | undefined> {
   const { redis } = await useServers();
+  if (redis && !(asProcess && 'image' in redis)) return redis;
   const help =
     'needs Redis: install redis-server or valkey-server, or set TEST_REDIS_URL (the latter not for outage tests)';
-  if (!redis) skipLoudly(t, help, process.env.REQUIRE_REDIS === '1');
-  return redis;
+  skipLoudly(t, help, process.env.REQUIRE_REDIS === '1');
+  return undefined;
 }
+
+const launched: { stop(): Promise<void> }[] = [];
 
 async function launch(program: RedisProgram, args: string[], port: number): Promise<RedisServer> {
   const server = 'image' in program ? containerOf(program.image, args, port) : processOf(program, args, port);
@@ -71,19 +77,24 @@ async function launch(program: RedisProgram, args: string[], port: number): Prom
     }
   };
   const restart = () => server.stop().then(start);
-  process.once('exit', () => void server.stop());
+  if (launched.length === 0) process.once('exit', () => launched.forEach((each) => void each.stop()));
+  launched.push(server);
   await start();
   return { ...server, start, restart, port, url: `redis://127.0.0.1:${port}` };
 }
 
 function processOf(program: { file: string; libraryPath?: string }, args: string[], port: number) {
-  const fixed = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  const place = ['--port', String(port), '--bind', '127.0.0.1'];
+  // Nothing on disk, not even what a replica gets from its primary.
+  const fixed = [...place, '--save', '', '--appendonly', 'no', '--repl-diskless-load', 'on-empty-db'];
+  const [first = '--'] = args;
+  const line = first.startsWith('--') ? [...fixed, ...args] : [first, ...fixed, ...args.slice(1)];
   const env = { ...process.env, ...(program.libraryPath && { LD_LIBRARY_PATH: program.libraryPath }) };
   let child: ReturnType<typeof spawn> | undefined;
   return {
     start() {
       // Not detached, but unreferenced: a test file that is done need not wait for it.
-      child = spawn(program.file, [...fixed, ...args], { env, stdio: 'ignore' });
+      child = spawn(program.file, line, { env, stdio: 'ignore' });
       child.unref();
       if (child.pid) registerProcess(child.pid, basename(program.file));
     },
