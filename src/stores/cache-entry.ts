@@ -1,73 +1,115 @@
+/** What is larger is not cached. */
+export const JSON_BYTES_MAX = 2 ** 20;
+
+const STALE_ON_ERROR_MS = 300_000;
+const NEGATIVE_TTL_MS = 5000;
+
+export interface EntryTimes {
+  readonly ttlMs: number;
+  readonly lifeMs: number;
+  /** When its load began, on the clock of `performance.now()` of this process. */
+  readonly loadedAtMs: number;
+}
+
+/** How what was loaded is kept. */
+export interface EntryForm<T> {
+  /** Kept beside the value, so that nobody need parse that for its version. Without blanks. */
+  etagOf?: (value: T) => string;
+  /** Writes the JSON; JSON.stringify unless given. */
+  write?: ((value: T) => string) | undefined;
+}
+
 /**
  * One cached value and how long it is good:
  *
  *     0 ────── fresh ────── ttl ────── stale ────── 2 ttl ────── only if loading fails ────── life
  *
- * A remembered absence (`value` is undefined) is only ever fresh: its life ends with its ttl.
+ * A remembered absence (`json` is undefined) is only ever fresh: its life ends with its ttl.
  */
-export interface CacheEntry {
-  readonly value: unknown;
-  readonly ttlMs: number;
-  readonly lifeMs: number;
-  /** On the clock of `performance.now()` of this process. */
-  readonly loadedAtMs: number;
-  /** Length of the JSON text. */
-  readonly size: number;
-}
+export class CacheEntry<T = unknown> {
+  readonly times: EntryTimes;
+  /** '' when there is none. */
+  readonly etag: string;
+  readonly #write: (value: T) => string;
+  #json: string | undefined;
+  #value: T | undefined;
 
-export interface CacheKey {
-  tenant: string;
-  /** What it is, such as `order`: a constant of the code. */
-  name: string;
-  id: string;
-}
+  /** Of the value and its JSON one is enough: the other is made when it is first asked for. */
+  constructor(
+    content: { json?: string; value?: T | undefined },
+    times: EntryTimes,
+    { etag = '', write = JSON.stringify }: { etag?: string; write?: EntryForm<T>['write'] } = {},
+  ) {
+    this.times = times;
+    this.etag = etag;
+    this.#json = content.json;
+    this.#value = content.value;
+    this.#write = write;
+  }
 
-/** Part of every text and of every Redis key: raise it when the form of an entry changes. */
-export const CACHE_FORMAT = 1;
+  /** As it was stored, ready to be sent; undefined: there is none. */
+  get json(): string | undefined {
+    if (this.#json === undefined && this.#value !== undefined) this.#json = this.#write(this.#value);
+    return this.#json;
+  }
 
-const STALE_ON_ERROR_MS = 300_000;
-const NEGATIVE_TTL_MS = 5000;
+  /**
+   * What comes out of the JSON (a Date is a string), frozen through and through, for one object is handed to
+   * many requests; undefined: there is none.
+   */
+  get value(): T | undefined {
+    if (this.#value === undefined && this.#json !== undefined) {
+      this.#value = deepFreeze(JSON.parse(this.#json)) as T;
+    }
+    return this.#value;
+  }
 
-/** JSON keeps the three parts apart whatever they contain: no two keys become one. */
-export function encodeKey({ tenant, name, id }: CacheKey): string {
-  return JSON.stringify([tenant, name, id]);
+  get ageMs(): number {
+    return performance.now() - this.times.loadedAtMs;
+  }
+
+  /** For `Age` (RFC 9111). */
+  get ageSeconds(): number {
+    return Math.floor(this.ageMs / 1000);
+  }
+
+  /** Below 1 it is fresh. */
+  get ageInTtls(): number {
+    return this.ageMs / this.times.ttlMs;
+  }
 }
 
 /**
- * `<format> <ttl ms> <life ms> <JSON, or nothing for an absence>`: the script that reads it in Redis
- * needs the numbers. The ttl gets a jitter of 10 %, so that what was filled together does not expire
- * together. Throws for what JSON cannot hold (BigInt, a cycle).
+ * What was just loaded, to be kept. The ttl gets a jitter of 10 %, so that what was filled together does not
+ * expire together, and begins when the load ends. Throws for what JSON cannot hold (BigInt, a cycle).
  */
-export function encodeEntry(value: unknown, ttlSeconds: number): string {
-  const jitter = 0.9 + Math.random() * 0.2;
-  const ttlMs = Math.max(1, Math.round(ttlSeconds * 1000 * jitter));
+export function createEntry<T>(
+  value: T | undefined,
+  loadedAtMs: number,
+  { ttlSeconds, etagOf, write = JSON.stringify }: EntryForm<T> & { ttlSeconds: number },
+): CacheEntry<T> {
+  const tookMs = performance.now() - loadedAtMs;
+  const freshMs = Math.max(1, ttlSeconds * 1000 * (0.9 + Math.random() * 0.2));
   if (value === undefined) {
-    const negativeMs = Math.min(ttlMs, NEGATIVE_TTL_MS);
-    return `${CACHE_FORMAT} ${negativeMs} ${negativeMs} `;
+    const ttlMs = Math.ceil(tookMs + Math.min(freshMs, NEGATIVE_TTL_MS));
+    return new CacheEntry({}, { ttlMs, lifeMs: ttlMs, loadedAtMs });
   }
-  return `${CACHE_FORMAT} ${ttlMs} ${2 * ttlMs + STALE_ON_ERROR_MS} ${JSON.stringify(value)}`;
+  const json = write(value) as string | undefined;
+  if (json === undefined) throw new TypeError(`JSON has no ${typeof value}`);
+  const ttlMs = Math.ceil(tookMs + freshMs);
+  const times = { ttlMs, lifeMs: 2 * ttlMs + STALE_ON_ERROR_MS, loadedAtMs };
+  return new CacheEntry<T>({ json }, times, { etag: etagOf?.(value) ?? '' });
 }
 
-/**
- * The entry in a text that has `leftMs` of its life left; undefined when the text is none. The value is
- * frozen through and through: one object is handed to many requests.
- */
-export function decodeEntry(text: string, leftMs = Infinity): CacheEntry | undefined {
-  const header = HEADER.exec(text);
-  if (!header) return undefined;
-  const ttlMs = Number(header[1]);
-  const lifeMs = Number(header[2]);
-  const ageMs = Math.max(0, lifeMs - leftMs);
-  const json = text.slice(header[0].length);
-  try {
-    const value: unknown = json === '' ? undefined : deepFreeze(JSON.parse(json));
-    return { value, ttlMs, lifeMs, loadedAtMs: performance.now() - ageMs, size: text.length };
-  } catch {
-    return undefined;
-  }
+/** What is handed on as it was loaded, and not kept. */
+export function createPassingEntry<T>(
+  value: T | undefined,
+  loadedAtMs: number,
+  { etagOf, write }: EntryForm<T>,
+): CacheEntry<T> {
+  const etag = value === undefined ? '' : (etagOf?.(value) ?? '');
+  return new CacheEntry<T>({ value }, { ttlMs: 0, lifeMs: 0, loadedAtMs }, { etag, write });
 }
-
-const HEADER = new RegExp(`^${CACHE_FORMAT} (\\d+) (\\d+) `);
 
 function deepFreeze(value: unknown): unknown {
   if (typeof value === 'object' && value !== null) {

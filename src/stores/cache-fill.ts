@@ -2,32 +2,41 @@ import { LRUCache } from 'lru-cache';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { CacheResult } from '../metrics.ts';
-import { decodeEntry, encodeEntry, type CacheEntry } from './cache-entry.ts';
+import {
+  JSON_BYTES_MAX,
+  createEntry,
+  createPassingEntry,
+  type CacheEntry,
+  type EntryForm,
+} from './cache-entry.ts';
 import type { KeptEntries } from './cache-kept.ts';
-import { LEASE_MS, NOTHING_HELD, type Held, type SharedCache } from './cache-shared.ts';
+import { AWAY, LOAD_MAX_MS, type Held, type SharedCache } from './cache-shared.ts';
+import type { TextOwner } from './cache-text.ts';
 import { createSingleFlight } from './single-flight.ts';
 
 /** One read that the process could not answer from what it keeps. */
-export interface Search {
-  id: string;
+export interface Search extends TextOwner, EntryForm<unknown> {
   load(): Promise<unknown>;
   ttlSeconds: number;
-  isTooBig(value: unknown): boolean;
+  requestId?: string;
+  rows(value: unknown): number;
+  maxRows: number;
 }
 
-/** `entry` is missing only for a value that is not cached. */
 export interface Found {
-  value: unknown;
-  entry?: CacheEntry;
+  entry: CacheEntry;
   result: CacheResult;
 }
 
 type Warn = (fields: Record<string, unknown>, message: string) => void;
 
-/** How long one process waits for the load of another before it loads itself. */
-const WAIT_MS = 2000;
+/** How long one process waits for another that loads before it loads itself. */
+const WAIT_MS = 5000;
 const POLL_MS = 25;
-const TEXT_BYTES_MAX = 2 ** 20;
+/** In ttls: up to which age a value is fresh, is served, and is served while loading fails. */
+const FRESH_AGE = 1;
+const SERVED_AGE = 2;
+const ANY_AGE = 1e9;
 /** Failures that say nothing about the thing itself; any other is an answer, and no old value hides it. */
 const OUTAGES = new Set<ErrorCode>(['internal', 'unavailable', 'overloaded', 'timeout', 'request_timeout']);
 
@@ -38,99 +47,105 @@ export function createCacheFill(
   alone: boolean,
   warn: Warn,
 ) {
-  const refreshes = createSingleFlight<void>(LEASE_MS);
-  const waitedInVain = new LRUCache<string, true>({ max: 1000, ttl: LEASE_MS });
+  const refreshes = createSingleFlight<void>(LOAD_MAX_MS);
+  // Keys that failed to load: their readers get what is left at once, and the next try is made behind them.
+  const failing = new LRUCache<string, true>({ max: 5000, ttl: LOAD_MAX_MS });
 
   async function find(search: Search, mine: () => boolean): Promise<Found> {
-    const { id } = search;
-    const first = shared ? await shared.read(id, 2) : keptAlone(id);
-    const waited = first.busy && !waitedInVain.has(id);
-    const held = waited ? await waitForOther(id) : first;
-    if (!held.entry || ageInTtls(held.entry) >= 2) return load(search, held, mine);
+    const first = await look(search, SERVED_AGE);
+    const waited = first.state === 'busy';
+    const held = waited ? await waitForOther(search) : first;
+    if (held.state !== 'found') return load(search, held, mine);
 
-    if (mine()) kept.keep(id, held.entry);
-    if (ageInTtls(held.entry) >= 1) refresh(search);
-    return { ...toFound(held.entry), ...(waited && { result: 'coalesced' }) };
+    if (mine()) kept.keep(search.id, held.entry);
+    if (held.entry.ageInTtls >= FRESH_AGE) refresh(search);
+    return waited ? { entry: held.entry, result: 'coalesced' } : toFound(held.entry);
   }
 
-  /** Without Redis: what went stale here was invalidated by nobody else, if there is nobody else. */
-  function keptAlone(id: string): Held {
-    const entry = alone ? kept.findLast(id) : undefined;
-    return entry ? { entry, busy: false } : NOTHING_HELD;
+  async function look(search: Search, wantedAge: number): Promise<Held> {
+    const fails = failing.has(search.id);
+    const maxAge = fails && wantedAge === SERVED_AGE ? ANY_AGE : wantedAge;
+    const held = shared ? await shared.read(search, maxAge) : AWAY;
+    if (held.state !== 'away' || !(alone || fails)) return held;
+    const entry = kept.findLast(search.id, false);
+    return entry && entry.ageInTtls < maxAge ? { state: 'found', entry } : { state: 'away', entry };
   }
 
-  /** Ends with the value, with the lease when its holder gave up, or after WAIT_MS with neither: the holder may be dead. */
-  async function waitForOther(id: string): Promise<Held> {
+  /** Ends with the value, or with the lease when its holder gave up or died, or after WAIT_MS with neither. */
+  async function waitForOther(search: Search): Promise<Held> {
     const untilMs = performance.now() + WAIT_MS;
     for (;;) {
       await delay(POLL_MS * (0.5 + Math.random()));
-      const held = (await shared?.read(id, 2)) ?? NOTHING_HELD;
-      if (!held.busy) return held;
-      if (performance.now() < untilMs) continue;
-      waitedInVain.set(id, true);
-      return held;
+      const held = await look(search, SERVED_AGE);
+      if (held.state !== 'busy' || performance.now() > untilMs) return held;
     }
   }
 
-  async function load(search: Search, { entry, lease }: Held, mine: () => boolean): Promise<Found> {
+  async function load(search: Search, held: Held, mine: () => boolean): Promise<Found> {
     const { id } = search;
+    const lease = held.state === 'claimed' ? held.lease : undefined;
+    const loadedAtMs = performance.now();
     let value: unknown;
     try {
       value = await search.load();
     } catch (error) {
-      if (lease) shared?.release(id, lease);
-      const last = entry ?? kept.findLast(id);
+      lease?.release();
+      const last = held.entry ?? kept.findLast(id, held.state !== 'away');
       if (!last || !isOutage(error)) throw error;
-      warn({ reason: (error as Error).message }, 'an old value is served because a load failed');
+      failing.set(id, true);
+      tell(search, error, 'an old value is served because a load failed');
       if (mine()) kept.keep(id, last);
-      return { ...toFound(last), result: 'stale' };
+      return { entry: last, result: 'stale' };
     }
 
-    const text = toText(search, value);
-    const loaded = text === undefined ? undefined : decodeEntry(text);
-    if (!loaded || text === undefined) {
-      if (lease) shared?.release(id, lease, true);
-      return { value, result: 'miss' };
+    failing.delete(id);
+    const entry = toEntry(search, value, loadedAtMs);
+    if (!entry) {
+      lease?.release(true);
+      return { entry: createPassingEntry(value, loadedAtMs, search), result: 'miss' };
     }
-    if (mine()) kept.keep(id, loaded);
-    if (lease) shared?.fill(id, lease, text, loaded.lifeMs);
-    return { ...toFound(loaded), result: 'miss' };
+    if (mine()) kept.keep(id, entry);
+    lease?.store(entry);
+    return { entry, result: 'miss' };
   }
 
   /** Behind the back of those who got the stale value; one process at a time. */
   function refresh(search: Search): void {
-    if (refreshes.find(search.id)) return;
+    const { id } = search;
+    if (refreshes.find(id)) return;
     const work = async (mine: () => boolean) => {
-      const held = (await shared?.read(search.id, 1)) ?? NOTHING_HELD;
-      if (held.lease || !shared) await load(search, held, mine);
+      const held = await look(search, FRESH_AGE);
+      if (held.state === 'busy') return;
+      if (held.state !== 'found') await load(search, held, mine);
+      else if (mine()) kept.keep(id, held.entry);
     };
-    refreshes.start(search.id, work).catch((error: unknown) => {
-      warn({ reason: (error as Error).message }, 'a cached value could not be refreshed');
+    refreshes.start(id, work).catch((error: unknown) => {
+      tell(search, error, 'a cached value could not be refreshed');
     });
   }
 
-  /** The text to store; undefined for what is too big, or cannot be, stored. */
-  function toText(search: Search, value: unknown): string | undefined {
+  /** Undefined for what is too big, or cannot be, stored. */
+  function toEntry(search: Search, value: unknown, loadedAtMs: number): CacheEntry | undefined {
     try {
-      if (value !== undefined && search.isTooBig(value)) return undefined;
-      const text = encodeEntry(value, search.ttlSeconds);
-      return Buffer.byteLength(text) > TEXT_BYTES_MAX ? undefined : text;
+      if (value !== undefined && search.rows(value) > search.maxRows) return undefined;
+      const entry = createEntry(value, loadedAtMs, search);
+      return Buffer.byteLength(entry.json ?? '') > JSON_BYTES_MAX ? undefined : entry;
     } catch (error) {
-      warn({ reason: (error as Error).message }, 'a value cannot be cached');
+      tell(search, error, 'a value cannot be cached');
       return undefined;
     }
+  }
+
+  function tell({ requestId }: Search, error: unknown, message: string): void {
+    warn({ request_id: requestId, reason: (error as Error).message }, message);
   }
 
   return { find, refreshes };
 }
 
 export function toFound(entry: CacheEntry): Found {
-  if (entry.value === undefined) return { value: undefined, entry, result: 'negative' };
-  return { value: entry.value, entry, result: ageInTtls(entry) < 1 ? 'hit' : 'stale' };
-}
-
-function ageInTtls({ loadedAtMs, ttlMs }: CacheEntry): number {
-  return (performance.now() - loadedAtMs) / ttlMs;
+  if (entry.json === undefined) return { entry, result: 'negative' };
+  return { entry, result: entry.ageInTtls < FRESH_AGE ? 'hit' : 'stale' };
 }
 
 function isOutage(error: unknown): boolean {

@@ -9,14 +9,14 @@ const ENTRIES_MAX = 5000;
 const TEXT_LENGTH_MAX = 32 * 2 ** 20;
 
 /**
- * The tier in this process: ready objects, bounded in number and in the length of their JSON. A process that is
- * `alone` hears of every invalidation, and believes what it keeps as long as it is fresh.
+ * The tier in this process, bounded in number and in the length of keys and JSON. A process that is `alone`
+ * hears of every invalidation, and believes what it keeps as long as it is fresh.
  */
 export function createKeptEntries(alone: boolean) {
   const kept = new LRUCache<string, { entry: CacheEntry; trustedUntilMs: number }>({
     max: ENTRIES_MAX,
     maxSize: TEXT_LENGTH_MAX,
-    sizeCalculation: ({ entry }) => entry.size,
+    sizeCalculation: ({ entry: { json = '' } }, id) => id.length + json.length,
   });
 
   return {
@@ -25,28 +25,34 @@ export function createKeptEntries(alone: boolean) {
       return found && performance.now() < found.trustedUntilMs ? found.entry : undefined;
     },
 
-    /** What is left when nothing newer can be had. Absences are not kept for that. */
-    findLast(id: string): CacheEntry | undefined {
-      const entry = kept.get(id)?.entry;
-      return entry && performance.now() < entry.loadedAtMs + entry.lifeMs ? entry : undefined;
+    /**
+     * What is left when nothing newer can be had. `surely`: not what may have been invalidated by news that
+     * this process has missed.
+     */
+    findLast(id: string, surely: boolean): CacheEntry | undefined {
+      const found = kept.get(id);
+      if (!found || (surely && found.trustedUntilMs === DOUBTED)) return undefined;
+      return found.entry.ageMs < found.entry.times.lifeMs ? found.entry : undefined;
     },
 
     keep(id: string, entry: CacheEntry): void {
+      const { ttlMs, lifeMs, loadedAtMs } = entry.times;
       const now = performance.now();
-      const turnsStaleMs = entry.loadedAtMs + entry.ttlMs;
-      const fresh = now < turnsStaleMs;
-      const goodUntilMs = fresh ? turnsStaleMs : entry.loadedAtMs + entry.lifeMs;
+      const fresh = now < loadedAtMs + ttlMs;
       const trustMs = alone && fresh ? Infinity : TRUST_MS;
-      kept.set(id, { entry, trustedUntilMs: Math.min(now + trustMs, goodUntilMs) });
+      const trustedUntilMs = Math.min(now + trustMs, loadedAtMs + (fresh ? ttlMs : lifeMs));
+      kept.set(id, { entry, trustedUntilMs });
     },
 
     forget(id: string): void {
       kept.delete(id);
     },
 
-    /** Keeps everything for findLast() only. */
-    distrustAll(): void {
-      for (const found of kept.values()) found.trustedUntilMs = 0;
+    /** News may have been missed: all that is kept is for `findLast` only. */
+    doubtAll(): void {
+      for (const found of kept.values()) found.trustedUntilMs = DOUBTED;
     },
   };
 }
+
+const DOUBTED = 0;

@@ -1,53 +1,68 @@
-import type { Redis, Result } from 'ioredis';
-import { CACHE_FORMAT } from './cache-entry.ts';
+import type { Result } from 'ioredis';
+import { CACHE_FORMAT, TEXT_BYTES_MAX } from './cache-text.ts';
+import type { RedisHandle } from './redis.ts';
+
+/** How long a lease outlives a holder that renews it no more. */
+export const LEASE_MS = 2000;
+/** For so long nobody waits for the load of a value that turned out to be too big. */
+export const TOO_BIG_MS = 5000;
 
 /** Three scripts as commands of the client; each is one step on the value and the lease of whoever loads it. */
-export function defineCacheCommands(client: Redis): void {
+export function defineCacheCommands(client: RedisHandle['client']): void {
   client.defineCommand('cacheRead', { numberOfKeys: 2, lua: READ });
-  client.defineCommand('cacheFill', { numberOfKeys: 2, lua: FILL });
+  client.defineCommand('cacheSettle', { numberOfKeys: 2, lua: SETTLE });
   client.defineCommand('cachePurge', { numberOfKeys: 2, lua: PURGE });
 }
 
 /**
- * KEYS value, lease; ARGV token, lease ms, largest age in ttls → { text or nil, ms left, state }.
- * A servable value needs no lease. What is no entry (another type, another format, no expiry) goes.
+ * KEYS value, lease; ARGV token, age in ttls up to which a value is good enough → { text or nil, ms left,
+ * state }. A value that is good enough needs no lease. What is no entry or no lease goes: of another type or
+ * format, too long, or with an end that is missing or too far ahead, as after the clock was set back.
  */
 const READ = `
-local text = redis.pcall('get', KEYS[1])
+local size = redis.pcall('strlen', KEYS[1])
 local left = redis.call('pttl', KEYS[1])
-local ttl, life
-if type(text) == 'string' then
-  ttl, life = string.match(text, '^${CACHE_FORMAT} (%d+) (%d+) ')
+local text, ttl, life = false
+if type(size) == 'number' and size <= ${TEXT_BYTES_MAX} then
+  text = redis.call('get', KEYS[1])
+  if text then ttl, life = string.match(text, '^${CACHE_FORMAT} (%d+) (%d+) ') end
 end
-if text and (not ttl or left < 0) then
+if left ~= -2 and (not ttl or left < 0 or left > tonumber(life)) then
   redis.call('unlink', KEYS[1])
   text = false
 end
-if text and life - left < ttl * ARGV[3] then
-  return { text, left, 'none' }
+if text and life - left < ttl * ARGV[2] then
+  return { text, left, 'found' }
 end
-if redis.call('set', KEYS[2], ARGV[1], 'px', ARGV[2], 'nx') then
+local held = redis.call('pttl', KEYS[2])
+if held == -1 or held > ${TOO_BIG_MS} then
+  redis.call('unlink', KEYS[2])
+end
+if redis.call('set', KEYS[2], ARGV[1], 'px', ${LEASE_MS}, 'nx') then
   return { text, left, 'claimed' }
 end
-if redis.call('get', KEYS[2]) == 'too-big' then
+if redis.pcall('get', KEYS[2]) == 'too-big' then
   return { text, left, 'too-big' }
 end
 return { text, left, 'busy' }
 `;
 
 /**
- * KEYS value, lease; ARGV token, text, ms. Stores the text for so long if the lease is still the
- * token's; with an empty text only gives the lease back, or marks it too big for so long.
+ * KEYS value, lease; ARGV token, what the lease becomes ('': none), for so many ms, and, to store it, a text
+ * with its ms. Does nothing unless the lease is still the token's: that is, when it ran out or the key was
+ * purged.
  */
-const FILL = `
-if redis.call('get', KEYS[2]) ~= ARGV[1] then
+const SETTLE = `
+if redis.pcall('get', KEYS[2]) ~= ARGV[1] then
   return 0
 end
-redis.call('del', KEYS[2])
-if ARGV[2] ~= '' then
-  redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
-elseif ARGV[3] ~= '0' then
-  redis.call('set', KEYS[2], 'too-big', 'px', ARGV[3])
+if ARGV[2] == '' then
+  redis.call('del', KEYS[2])
+else
+  redis.call('set', KEYS[2], ARGV[2], 'px', ARGV[3])
+end
+if ARGV[4] then
+  redis.call('set', KEYS[1], ARGV[4], 'px', ARGV[5])
 end
 return 1
 `;
@@ -64,15 +79,18 @@ declare module 'ioredis' {
       valueKey: string,
       leaseKey: string,
       token: string,
-      leaseMs: number,
-      maxAge: number,
-    ): Result<[text: string | null, leftMs: number, state: 'none' | 'claimed' | 'busy' | 'too-big'], Context>;
-    cacheFill(
+      maxAgeInTtls: number,
+    ): Result<
+      [text: string | null, leftMs: number, state: 'found' | 'claimed' | 'busy' | 'too-big'],
+      Context
+    >;
+    cacheSettle(
       valueKey: string,
       leaseKey: string,
       token: string,
-      text: string,
-      milliseconds: number,
+      lease: string,
+      leaseMs: number,
+      ...stored: [] | [text: string, lifeMs: number]
     ): Result<number, Context>;
     cachePurge(valueKey: string, leaseKey: string, channel: string, message: string): Result<number, Context>;
   }

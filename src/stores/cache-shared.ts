@@ -1,29 +1,38 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
-import { CACHE_FORMAT, decodeEntry, type CacheEntry } from './cache-entry.ts';
-import { defineCacheCommands } from './cache-scripts.ts';
+import type { CacheEntry } from './cache-entry.ts';
+import { LEASE_MS, TOO_BIG_MS, defineCacheCommands } from './cache-scripts.ts';
+import { decodeEntry, encodeEntry, type TextOwner } from './cache-text.ts';
 import { createIntervalWarning } from './log-interval.ts';
 import type { RedisHandle } from './redis.ts';
 
 /**
- * What Redis knows of one key. With `lease` the caller is the one who loads, and must `fill` or
- * `release`; `busy`: somebody else does; neither: load without storing (Redis is away, or the value
- * was too big a moment ago).
+ * What is known of one key outside of this process. `found` is good enough. Otherwise somebody has to load,
+ * and `entry` is what there is if that fails: the caller, who has the lease (claimed); another process
+ * (busy); everybody for himself, without storing (too-big a moment ago, or Redis is away).
  */
-export interface Held {
-  entry?: CacheEntry;
-  lease?: string;
-  busy: boolean;
+export type Held =
+  | { state: 'found'; entry: CacheEntry }
+  | { state: 'claimed'; entry: CacheEntry | undefined; lease: Lease }
+  | { state: 'busy' | 'too-big' | 'away'; entry: CacheEntry | undefined };
+
+/** The right to store what is loaded; it is lost when the key is purged. Must be ended by one of the two. */
+export interface Lease {
+  /** Does not wait. */
+  store(entry: CacheEntry): void;
+  /** `tooBig`: for some seconds nobody else need wait for this value either. */
+  release(tooBig?: boolean): void;
 }
 
 export type SharedCache = ReturnType<typeof createSharedCache>;
 
-/** Longer than a load takes; after that the next one may load, and the late one cannot store. */
-export const LEASE_MS = 10_000;
-const TOO_BIG_MS = 5000;
+/** A load that takes longer is given up by those who wait for it, and not stored. */
+export const LOAD_MAX_MS = 60_000;
+const RENEW_MS = LEASE_MS / 4;
 const PURGES_OWED_MAX = 10_000;
-export const NOTHING_HELD: Held = { busy: false };
+const PAY_AGAIN_MS = 1000;
+export const AWAY: Held = { state: 'away', entry: undefined };
 
 /**
  * The tier in Redis that all processes share. No function here throws and none waits longer than one
@@ -38,13 +47,13 @@ export function createSharedCache(
   const channel = `${prefix}:purged`;
   const sender = randomUUID();
   const owed = new Set<string>();
+  let payingLater: NodeJS.Timeout | undefined;
   const warn = createIntervalWarning(deps.log);
   defineCacheCommands(client);
-  client.on('ready', () => void Promise.all([...owed].map(purge)));
+  redis.onReady(() => void pay());
 
   // The braces make one cluster slot of the two.
-  const valueKey = (id: string) => `${prefix}:${CACHE_FORMAT}:{${id}}`;
-  const leaseKey = (id: string) => `${valueKey(id)}:lease`;
+  const keysOf = (id: string) => [`${prefix}:{${id}}`, `${prefix}:{${id}}:lease`] as const;
 
   async function attempt<T>(command: () => Promise<T>): Promise<T | undefined> {
     if (!redis.ready()) return undefined;
@@ -52,37 +61,89 @@ export function createSharedCache(
     try {
       return await command();
     } catch (error) {
-      fail((error as Error).message);
+      deps.metrics.cacheRequests.inc({ result: 'error' });
+      warn({ reason: (error as Error).message }, 'the cache could not use Redis');
       return undefined;
     } finally {
       stop();
     }
   }
 
-  function fail(reason: string): void {
-    deps.metrics.cacheRequests.inc({ result: 'error' });
-    warn({ reason }, 'the cache could not use Redis');
-  }
-
   /**
-   * Takes the value and the lease of whoever loads it now, and tells all processes. When Redis does not
-   * answer, the debt is remembered: this process does not read the key before it is paid, and it is paid
-   * as soon as Redis is back.
+   * Takes the value and the lease of whoever loads it now, and tells all processes. When Redis does not do
+   * it, the debt is remembered: this process does not read the key before it is paid, and tries to pay it
+   * when Redis is back and every second while it is there.
    */
   async function purge(id: string): Promise<boolean> {
     owed.add(id);
-    const done = await attempt(() => client.cachePurge(valueKey(id), leaseKey(id), channel, sender + id));
+    const done = await attempt(() => client.cachePurge(...keysOf(id), channel, sender + id));
     if (done !== undefined) {
       owed.delete(id);
       return true;
     }
+    // To the end, and again: another purge of it may have been done meanwhile, but before the last write.
+    owed.delete(id);
     owed.add(id);
     const [oldest] = owed;
     if (owed.size > PURGES_OWED_MAX && oldest !== undefined) owed.delete(oldest);
+    if (redis.ready()) payingLater ??= setTimeout(() => void pay(), PAY_AGAIN_MS).unref();
     return false;
   }
 
+  /** One goes first: a Redis that still refuses is not asked for all of them. */
+  async function pay(): Promise<void> {
+    payingLater = undefined;
+    const [first, ...rest] = owed;
+    if (first !== undefined && (await purge(first))) await Promise.all(rest.map(purge));
+  }
+
+  function holdLease({ id, shape }: TextOwner, token: string): Lease {
+    const settle = (lease: string, leaseMs: number, ...stored: [] | [string, number]) =>
+      void attempt(() => client.cacheSettle(...keysOf(id), token, lease, leaseMs, ...stored));
+    const endsAtMs = performance.now() + LOAD_MAX_MS;
+    const renewal = setInterval(() => {
+      if (performance.now() > endsAtMs) clearInterval(renewal);
+      else settle(token, LEASE_MS);
+    }, RENEW_MS).unref();
+
+    return {
+      store(entry) {
+        clearInterval(renewal);
+        if (owed.has(id)) return;
+        const leftMs = Math.max(1, Math.round(entry.times.lifeMs - entry.ageMs));
+        settle('', 0, encodeEntry(entry, { id, shape }), leftMs);
+      },
+      release(tooBig = false) {
+        clearInterval(renewal);
+        settle(tooBig ? 'too-big' : '', TOO_BIG_MS);
+      },
+    };
+  }
+
+  /** Looks for an entry that is younger than `maxAgeInTtls`; without one, tries to get the lease. */
+  async function read(owner: TextOwner, maxAgeInTtls: number): Promise<Held> {
+    const { id } = owner;
+    if (owed.has(id) && !(await purge(id))) return AWAY;
+    const token = randomUUID();
+    const atMs = performance.now();
+    const reply = await attempt(() => client.cacheRead(...keysOf(id), token, maxAgeInTtls));
+    if (!reply) {
+      // The lease may have been given and only the answer got lost: nobody should wait for us.
+      if (redis.ready()) client.cacheSettle(...keysOf(id), token, '', 0).catch(() => undefined);
+      return AWAY;
+    }
+    const [text, leftMs, state] = reply;
+    const entry = text === null ? undefined : decodeEntry(text, owner, { leftMs, atMs });
+    if (text !== null && !entry) {
+      warn({ characters: text.length }, 'a cached value is damaged or of another release; it is replaced');
+    }
+    // Nothing is young enough for 0: that asks for the lease.
+    if (state === 'found') return entry ? { state, entry } : read(owner, 0);
+    return state === 'claimed' ? { state, entry, lease: holdLease(owner, token) } : { state, entry };
+  }
+
   return {
+    read,
     purge,
 
     /** Hears the purges of the other processes. */
@@ -93,42 +154,6 @@ export function createSharedCache(
           if (!message.startsWith(sender)) onPurged(message.slice(sender.length));
         },
       });
-    },
-
-    /** The entry when it is younger than `ttl * maxAge`; otherwise an attempt to get the lease, with the old entry if there is one. */
-    async read(id: string, maxAge: 1 | 2): Promise<Held> {
-      if (owed.has(id) && !(await purge(id))) return NOTHING_HELD;
-      const token = randomUUID();
-      const reply = await attempt(() =>
-        client.cacheRead(valueKey(id), leaseKey(id), token, LEASE_MS, maxAge),
-      );
-      if (!reply) {
-        // The lease may have been given and only the answer got lost: nobody should wait for us.
-        if (redis.ready()) client.cacheFill(valueKey(id), leaseKey(id), token, '', 0).catch(() => undefined);
-        return NOTHING_HELD;
-      }
-      const [text, leftMs, state] = reply;
-      const entry = text === null ? undefined : decodeEntry(text, leftMs);
-      if (text !== null && !entry) {
-        fail('a cached value cannot be read; it was deleted');
-        await attempt(() => client.unlink(valueKey(id)));
-      }
-      return {
-        busy: state === 'busy',
-        ...(entry && { entry }),
-        ...(state === 'claimed' && { lease: token }),
-      };
-    },
-
-    /** Stores only while the lease is held, that is: not when the key was purged since. Does not wait. */
-    fill(id: string, lease: string, text: string, lifeMs: number): void {
-      if (owed.has(id)) return;
-      void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, text, lifeMs));
-    },
-
-    /** `tooBig`: for some seconds nobody else need wait for this value either. */
-    release(id: string, lease: string, tooBig = false): void {
-      void attempt(() => client.cacheFill(valueKey(id), leaseKey(id), lease, '', tooBig ? TOO_BIG_MS : 0));
     },
   };
 }

@@ -28,9 +28,5 @@ export function createSingleFlight<T>(overdueMs: number) {
     abandon(id: string): void {
       flights.delete(id);
     },
-
-    abandonAll(): void {
-      flights.clear();
-    },
   };
 }
