@@ -1,6 +1,7 @@
 import { AppError } from '../errors.ts';
 import { createToken, digestToken, tokenHint } from './api-key-token.ts';
-import { apiKeySql, type ApiKey, type ApiKeyChange } from './api-keys.ts';
+import { apiKeyChangeSql, type ApiKeyChange } from './api-key-changes.ts';
+import { apiKeySql, type ApiKey } from './api-keys.ts';
 import { auditSql, type Actor, type NewAuditEvent } from './audit.ts';
 import type { Db, Tx } from './postgres.ts';
 
@@ -8,7 +9,7 @@ export interface ApiKeyAdminOptions {
   keySecret: string;
   keyEnvironment: string;
   /** Tells every process that keys changed; resolves when they know, or their memory of it ran out. */
-  announce: (ids: string[]) => Promise<void>;
+  announce: (ids: string[], requestId: string | null) => Promise<void>;
 }
 
 export interface CreateApiKey {
@@ -41,7 +42,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
 
   function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
     const digest = digestToken(token, options.keySecret);
-    return apiKeySql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+    return apiKeyChangeSql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
   }
 
   return {
@@ -63,60 +64,69 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         return true;
       });
       // Somebody may have presented it already, and been told that it is unknown.
-      if (isNew) await options.announce([id]);
+      if (isNew) await options.announce([id], actor.requestId);
       return isNew;
     },
 
     /**
      * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
-     * now), never past its own expiry. `check` throws when the actor may not hold a key of these scopes.
+     * now), never past its own expiry. `check` throws when the actor may not do that to this key.
      */
     async rotate(
       tenant: string,
       id: string,
       overlapSeconds: number,
       actor: Actor,
-      check?: (scopes: string[]) => void,
+      check?: (current: ApiKey) => void,
     ): Promise<IssuedApiKey> {
       const issued = await db.transaction(async (tx) => {
         const old = await apiKeySql.lock(tx, tenant, id);
         if (!old) throw new AppError('not_found', 'There is no such key');
-        check?.(old.scopes);
+        check?.(old);
         if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
           throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
         }
         if (old.replacedBy)
           throw new AppError('conflict', `This key was rotated before; its successor is ${old.replacedBy}`);
         const next = await issue(tx, old);
-        await apiKeySql.retire(tx, tenant, id, next.key.id, overlapSeconds);
+        await apiKeyChangeSql.retire(tx, tenant, id, next.key.id, overlapSeconds);
         await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
-      await options.announce([id]);
+      await options.announce([id], actor.requestId);
       return issued;
     },
 
-    async change(tenant: string, id: string, change: ApiKeyChange, actor: Actor): Promise<ApiKey> {
+    /** `check` throws when the actor may not change this key, or knows an older state of it. */
+    async change(
+      tenant: string,
+      id: string,
+      change: ApiKeyChange,
+      actor: Actor,
+      check?: (current: ApiKey) => void,
+    ): Promise<ApiKey> {
       const key = await db.transaction(async (tx) => {
-        const changed = await apiKeySql.change(tx, tenant, id, change);
+        const current = await apiKeySql.lock(tx, tenant, id);
+        if (current && !current.revokedAt) check?.(current);
+        const changed = await apiKeyChangeSql.change(tx, tenant, id, change);
         if (!changed) throw new AppError('not_found', 'There is no such key, or it was revoked');
         await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
         return changed;
       });
-      await options.announce([id]);
+      await options.announce([id], actor.requestId);
       return key;
     },
 
     /** Final, and the same when it is repeated. */
     async revoke(tenant: string, id: string, actor: Actor): Promise<void> {
       await db.transaction(async (tx) => {
-        if (await apiKeySql.revoke(tx, tenant, id)) {
+        if (await apiKeyChangeSql.revoke(tx, tenant, id)) {
           await audit(tx, tenant, id, actor, 'api_key.revoked', {});
         } else if (!(await apiKeySql.find(tx, tenant, id))) {
           throw new AppError('not_found', 'There is no such key');
         }
       });
-      await options.announce([id]);
+      await options.announce([id], actor.requestId);
     },
   };
 }

@@ -1,4 +1,4 @@
-import type { Query, Tx } from './postgres.ts';
+import type { Tx } from './postgres.ts';
 
 /** A key as it is stored: never the key itself, only what a digest of it can be compared with. */
 export interface ApiKey {
@@ -15,26 +15,17 @@ export interface ApiKey {
   replacedBy: string | null;
 }
 
-export type NewApiKey = Pick<
-  ApiKey,
-  'id' | 'tenant' | 'name' | 'scopes' | 'hint' | 'limitPerMinute' | 'expiresAt'
-> & {
-  digest: Buffer;
-};
-
-/** What may change in the life of a key; a field left out stays as it is. */
-export type ApiKeyChange = Partial<Pick<ApiKey, 'name' | 'scopes' | 'limitPerMinute' | 'expiresAt'>>;
-
-const COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute", created_at as "createdAt",
+/** As an ApiKey. */
+export const API_KEY_COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute", created_at as "createdAt",
   expires_at as "expiresAt", revoked_at as "revokedAt", last_used_at as "lastUsedAt", replaced_by as "replacedBy"`;
 
-/** The SQL of the keys; shared by the auth path, the command and the keys' own API. */
+/** How keys are read; shared by the auth path, the command and the keys' own API. */
 export const apiKeySql = {
   /** The one query of authentication; by public id, so the digest is compared here and not searched for. */
   async findWithDigest(tx: Tx, id: string): Promise<(ApiKey & { digest: Buffer }) | undefined> {
     const rows = await tx.query<ApiKey & { digest: Buffer }>({
       name: 'api_key_find_with_digest',
-      text: `select ${COLUMNS}, digest from api_key where id = $1`,
+      text: `select ${API_KEY_COLUMNS}, digest from api_key where id = $1`,
       values: [id],
     });
     return rows[0];
@@ -43,7 +34,7 @@ export const apiKeySql = {
   async find(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
     const rows = await tx.query<ApiKey>({
       name: 'api_key_find',
-      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2`,
+      text: `select ${API_KEY_COLUMNS} from api_key where tenant = $1 and id = $2`,
       values: [tenant, id],
     });
     return rows[0];
@@ -53,7 +44,7 @@ export const apiKeySql = {
   async lock(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
     const rows = await tx.query<ApiKey>({
       name: 'api_key_lock',
-      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
+      text: `select ${API_KEY_COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
       values: [tenant, id],
     });
     return rows[0];
@@ -66,7 +57,7 @@ export const apiKeySql = {
   async list(tx: Tx, tenant: string, limit: number, before?: string): Promise<ApiKey[]> {
     return tx.query<ApiKey>({
       name: before ? 'api_key_list_before' : 'api_key_list',
-      text: `select ${COLUMNS} from api_key
+      text: `select ${API_KEY_COLUMNS} from api_key
         where tenant = $1
           ${before ? 'and (created_at, id) < (select created_at, id from api_key where tenant = $1 and id = $3)' : ''}
         order by created_at desc, id desc
@@ -79,105 +70,11 @@ export const apiKeySql = {
   async listForPeople(tx: Tx, tenant: string | undefined): Promise<ApiKey[]> {
     return tx.query<ApiKey>({
       name: 'api_key_list_for_people',
-      text: `select ${COLUMNS} from api_key
+      text: `select ${API_KEY_COLUMNS} from api_key
         where $1::text is null or tenant = $1
         order by created_at desc, id desc
         limit 1000`,
       values: [tenant ?? null],
     });
-  },
-
-  /** Undefined when a key of this id exists already. */
-  async insert(tx: Tx, key: NewApiKey): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_insert',
-      text: `insert into api_key (id, tenant, name, scopes, digest, hint, limit_per_minute, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
-        on conflict (id) do nothing
-        returning ${COLUMNS}`,
-      values: [
-        key.id,
-        key.tenant,
-        key.name,
-        key.scopes,
-        key.digest,
-        key.hint,
-        key.limitPerMinute,
-        key.expiresAt,
-      ],
-    });
-    return rows[0];
-  },
-
-  /** Undefined when there is no such key or it was revoked: revocation is final. */
-  async change(tx: Tx, tenant: string, id: string, change: ApiKeyChange): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_change',
-      text: `update api_key set
-          name = case when $3 then $4 else name end,
-          scopes = case when $5 then $6 else scopes end,
-          limit_per_minute = case when $7 then $8 else limit_per_minute end,
-          expires_at = case when $9 then $10 else expires_at end
-        where tenant = $1 and id = $2 and revoked_at is null
-        returning ${COLUMNS}`,
-      values: [
-        tenant,
-        id,
-        ...(['name', 'scopes', 'limitPerMinute', 'expiresAt'] as const).flatMap((field) => [
-          field in change,
-          change[field] ?? null,
-        ]),
-      ],
-    });
-    return rows[0];
-  },
-
-  /** Revokes now; undefined when there is no such key or it was revoked before. */
-  async revoke(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_revoke',
-      text: `update api_key set revoked_at = now()
-        where tenant = $1 and id = $2 and revoked_at is null
-        returning ${COLUMNS}`,
-      values: [tenant, id],
-    });
-    return rows[0];
-  },
-
-  /** Ends the old key of a rotation: after the overlap, never later than its own expiry, at once for 0. */
-  async retire(
-    tx: Tx,
-    tenant: string,
-    id: string,
-    replacedBy: string,
-    overlapSeconds: number,
-  ): Promise<void> {
-    await tx.query({
-      name: 'api_key_retire',
-      text: `update api_key set
-          replaced_by = $3,
-          revoked_at = case when $4 = 0 then now() end,
-          expires_at = case when $4 = 0 then expires_at
-            else least(coalesce(expires_at, 'infinity'), now() + make_interval(secs => $4)) end
-        where tenant = $1 and id = $2`,
-      values: [tenant, id, replacedBy, overlapSeconds],
-    });
-  },
-
-  /** One statement for a whole batch, forward only: an old flush never overwrites a newer one. */
-  touch(usedAt: ReadonlyMap<string, number>): Query {
-    return {
-      name: 'api_key_touch',
-      text: `update api_key set last_used_at = used.at
-        from (
-          select api_key.id, batch.at from api_key
-          join unnest($1::text[], $2::timestamptz[]) as batch (id, at) on batch.id = api_key.id
-          where api_key.last_used_at is null or api_key.last_used_at < batch.at
-          order by api_key.id
-          for no key update of api_key
-        ) used
-        where api_key.id = used.id`,
-      values: [[...usedAt.keys()], [...usedAt.values()].map((at) => new Date(at))],
-    };
   },
 };

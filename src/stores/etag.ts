@@ -12,18 +12,18 @@ export function matchesEtag(ifNoneMatch: string | undefined, etag: string): bool
   return ifNoneMatch.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
 }
 
-/**
- * The version that a writer knows. Throws `precondition_required` when the header is missing (a blind
- * write would lose somebody's change) and `precondition_failed` for a tag that is none of ours.
- */
+/** What a writer says that it knows. Throws `precondition_required` when it says nothing: a blind write would lose somebody's change. */
+export function requireIfMatch(ifMatch: string | undefined): string {
+  if (ifMatch !== undefined) return ifMatch.trim();
+  throw new AppError(
+    'precondition_required',
+    'Send the ETag of what you change, as you know it, as If-Match',
+  );
+}
+
+/** The same as a version number. Throws `precondition_failed` for a tag that is none of ours. */
 export function ifMatchVersion(ifMatch: string | undefined): number {
-  if (ifMatch === undefined) {
-    throw new AppError(
-      'precondition_required',
-      'Send the ETag of what you change, as you know it, as If-Match',
-    );
-  }
-  const version = /^"(\d{1,9})"$/.exec(ifMatch.trim())?.[1];
+  const version = /^"(\d{1,9})"$/.exec(requireIfMatch(ifMatch))?.[1];
   if (version === undefined) {
     throw new AppError('precondition_failed', 'If-Match takes the one ETag that the last read answered');
   }

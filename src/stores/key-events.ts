@@ -1,33 +1,31 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { KEY_MEMORY_MS, type KeyRing } from './key-ring.ts';
+import { createKeyAnnouncer, keyChannels } from './key-announcer.ts';
+import type { KeyRing } from './key-ring.ts';
 import type { RedisHandle } from './redis.ts';
 
-const CHANNEL = 'hp:keys:changed';
-const ACK_PREFIX = 'hp:keys:ack:';
-const POLL_MS = { first: 1, longest: 50 };
-
 /**
- * Makes a change of keys known to every process before the call that made it answers. Each process
- * that heard the message confirms it; the announcer waits until as many have confirmed as Redis
- * delivered it to. A process that stays silent (frozen, cut off) is waited for only as long as it
- * may remember a key at all. Without Redis, or when it is away, that memory alone is the bound.
+ * Hears of changes of keys, forgets what they concern, and confirms it; and announces changes that are made
+ * here. A loss of the channel forgets everything, for changes may have been missed.
  */
-export function createKeyEvents(ring: KeyRing, redis: RedisHandle | undefined, log: Logger) {
-  const subscription = redis?.subscribe(CHANNEL, {
+export function createKeyEvents(
+  ring: KeyRing,
+  redis: RedisHandle | undefined,
+  environment: string,
+  log: Logger,
+) {
+  const { changes, ofProcess } = keyChannels(environment);
+  const own = ofProcess(randomUUID());
+  // Before the own channel, which tells the others that this process listens.
+  const subscription = redis?.subscribe(changes, {
     onMessage(message) {
-      const [ack = '', ...ids] = message.split(' ');
+      const [announcement = '', replyChannel = '', ...ids] = message.split(' ');
       for (const id of ids) ring.forget(id);
-      redis.client
-        .multi()
-        .incr(ACK_PREFIX + ack)
-        .pexpire(ACK_PREFIX + ack, 2 * KEY_MEMORY_MS)
-        .exec()
-        .catch(() => undefined);
+      redis.publish(replyChannel, `${announcement} ${own}`).catch(() => undefined);
     },
     onGap: () => ring.forgetAll(),
   });
+  const tellOthers = redis && createKeyAnnouncer(redis, { environment, replyChannel: own }, log);
 
   return {
     /** Whether every change reaches this process; undefined without Redis. */
@@ -35,32 +33,10 @@ export function createKeyEvents(ring: KeyRing, redis: RedisHandle | undefined, l
       return subscription?.live();
     },
 
-    async announce(ids: string[]): Promise<void> {
+    /** Resolves when every process knows that these keys changed, or no longer remembers them. */
+    async announce(ids: string[], requestId: string | null): Promise<void> {
       for (const id of ids) ring.forget(id);
-      if (!redis) return;
-      const deadline = performance.now() + KEY_MEMORY_MS;
-      const ack = randomUUID();
-      try {
-        const listeners = await redis.publish(CHANNEL, [ack, ...ids].join(' '));
-        for (
-          let pauseMs = POLL_MS.first;
-          performance.now() < deadline;
-          pauseMs = Math.min(2 * pauseMs, POLL_MS.longest)
-        ) {
-          if (Number(await redis.client.get(ACK_PREFIX + ack)) >= listeners) return;
-          await sleep(pauseMs);
-        }
-        log.warn(
-          { keys: ids },
-          'a process did not confirm a change of keys; its memory of them has run out by now',
-        );
-      } catch (error) {
-        const reason = (error as Error).message;
-        log.warn(
-          { keys: ids, reason },
-          'a change of keys could not be announced; other processes learn it within 5 s',
-        );
-      }
+      await tellOthers?.(ids, requestId);
     },
   };
 }

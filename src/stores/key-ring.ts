@@ -1,9 +1,7 @@
-import { timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { AppError } from '../errors.ts';
 import type { AuthFailure } from '../metrics.ts';
-import { digestToken, parseToken } from './api-key-token.ts';
-import { apiKeySql } from './api-keys.ts';
+import { checkKey, type CheckedKey } from './key-check.ts';
 import type { Db } from './postgres.ts';
 
 /** Who makes a request. */
@@ -25,7 +23,7 @@ export type Verdict =
 
 /** No process believes what it knows of a key for longer without asking, whatever happens to Redis. */
 export const KEY_MEMORY_MS = 5_000;
-/** How long a key goes on when there is nobody to ask: see `ask`. */
+/** How long a key goes on when there is nobody to ask: see `goOn`. */
 const OUTAGE_MEMORY_MS = 300_000;
 const KNOWN_KEYS = 20_000;
 const REFUSED_KEYS = 2_000;
@@ -35,6 +33,11 @@ export type KeyRing = ReturnType<typeof createKeyRing>;
 /**
  * Knows the keys in use: a hot key costs one look-up in memory by the presented string, no I/O and
  * no digest. Bounded in size and in time; `forget` makes the next request ask Postgres again.
+ *
+ * A Map is no oracle for secrets. It goes by a hash of the whole string, with a seed of the process,
+ * and compares letters only with what has the same place in the table; ten letters guessed right are
+ * worth less than a nanosecond of that, where a request is worth some 100 000 and failed ones are
+ * limited. A key that the Map does not hold is compared in constant time, as a digest: see `checkKey`.
  */
 export function createKeyRing(
   db: Db,
@@ -64,9 +67,8 @@ export function createKeyRing(
   const refused = new LRUCache<string, Verdict>({ max: REFUSED_KEYS, ttl: KEY_MEMORY_MS });
   // Only one string is the key of an id, so this holds no more than `known`.
   const tokenOf = new Map<string, string>();
+  // A question that is no longer here was overtaken by a change: its answer must not be remembered.
   const asking = new Map<string, Promise<Verdict>>();
-  // Grows with every `forget`: an answer that was asked for before it must not be remembered.
-  let generation = 0;
 
   return {
     /** What is known of this key without asking anybody. */
@@ -85,63 +87,47 @@ export function createKeyRing(
     find(token: string): Promise<Verdict> {
       const running = asking.get(token);
       if (running) return running;
-      const answer = ask(token).finally(() => {
-        if (asking.get(token) === answer) asking.delete(token);
-      });
+      const askedAtMs = performance.now();
+      const answer: Promise<Verdict> = checkKey(db, options, token)
+        .then(
+          (checked) => {
+            if (asking.get(token) === answer) remember(token, checked, askedAtMs);
+            return checked.verdict;
+          },
+          (error: unknown) => goOn(token, error),
+        )
+        .finally(() => {
+          if (asking.get(token) === answer) asking.delete(token);
+        });
       asking.set(token, answer);
       return answer;
     },
 
     forget(id: string): void {
-      generation++;
-      asking.clear();
       const token = tokenOf.get(id);
       if (token !== undefined) known.delete(token);
-      for (const other of refused.keys()) if (other.includes(`_${id}_`)) refused.delete(other);
+      for (const others of [asking, refused])
+        for (const other of others.keys()) if (other.includes(`_${id}_`)) others.delete(other);
     },
 
     forgetAll(): void {
-      generation++;
       asking.clear();
       for (const entry of known.values()) entry.believedUntilMs = entry.outageUntilMs = 0;
       refused.clear();
     },
   };
 
-  async function ask(token: string): Promise<Verdict> {
-    const askedAt = generation;
-    const now = performance.now();
-    const parsed = parseToken(token);
-    if (parsed?.environment !== options.keyEnvironment) return { refused: 'malformed' };
-    let key: Awaited<ReturnType<typeof apiKeySql.findWithDigest>>;
-    try {
-      key = await apiKeySql.findWithDigest(db, parsed.id);
-    } catch (error) {
-      const entry = known.get(token);
-      if (!entry || !canGoOn(entry, error)) throw error;
-      entry.believedUntilMs = performance.now() + KEY_MEMORY_MS;
-      return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
-    }
-    const verdict = judge();
-    if (askedAt !== generation) return verdict;
+  function remember(presented: string, { verdict, id, endsAt }: CheckedKey, askedAtMs: number): void {
+    if (id === undefined) return;
+    // A part of a string holds the whole in memory, here a header of up to 16 KB: so a copy.
+    const token = Buffer.from(presented, 'latin1').toString('latin1');
     if ('refused' in verdict) {
       known.delete(token);
       refused.set(token, verdict);
     } else {
-      const endsAt = key?.expiresAt?.getTime() ?? Infinity;
-      const [believedUntilMs, outageUntilMs] = [now + KEY_MEMORY_MS, now + OUTAGE_MEMORY_MS];
+      const [believedUntilMs, outageUntilMs] = [askedAtMs + KEY_MEMORY_MS, askedAtMs + OUTAGE_MEMORY_MS];
       known.set(token, { ...verdict, endsAt, believedUntilMs, outageUntilMs });
-      tokenOf.set(parsed.id, token);
-    }
-    return verdict;
-
-    function judge(): Verdict {
-      if (!key || !timingSafeEqual(key.digest, digestToken(token, options.keySecret)))
-        return { refused: 'unknown' };
-      if (key.revokedAt) return { refused: 'revoked' };
-      if (key.expiresAt && key.expiresAt.getTime() <= Date.now()) return { refused: 'expired' };
-      const { id: keyId, tenant, limitPerMinute } = key;
-      return { principal: { keyId, tenant, limitPerMinute, scopes: new Set(key.scopes) } };
+      tokenOf.set(id, token);
     }
   }
 
@@ -149,8 +135,12 @@ export function createKeyRing(
    * Without Postgres nobody can revoke a key through us, and a process that hears of what others revoke need
    * not refuse everybody. One that does not hear stays with the memory of a few seconds.
    */
-  function canGoOn({ outageUntilMs }: Known, error: unknown): boolean {
-    if (!(error instanceof AppError) || error.code === 'internal') return false;
-    return performance.now() < outageUntilMs && options.hearsOfChanges();
+  function goOn(token: string, error: unknown): Verdict {
+    const isOutage = error instanceof AppError && error.code !== 'internal';
+    const entry = known.get(token);
+    const now = performance.now();
+    if (!entry || !isOutage || now >= entry.outageUntilMs || !options.hearsOfChanges()) throw error;
+    entry.believedUntilMs = now + KEY_MEMORY_MS;
+    return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
   }
 }

@@ -1,7 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
-import { apiKeySql } from './api-keys.ts';
-import type { Db } from './postgres.ts';
+import type { Db, Query } from './postgres.ts';
 
 const MINUTE_MS = 60_000;
 const FLUSH_INTERVAL_MS = 10_000;
@@ -10,8 +9,9 @@ const REMEMBERED_KEYS = 50_000;
 export type KeyUsage = ReturnType<typeof startKeyUsage>;
 
 /**
- * Remembers when keys were used and writes it in batches: at most one write a key and minute,
- * whatever the traffic. Times are whole minutes. `close` writes what is still pending.
+ * Remembers when keys were used and writes it in batches: at most one write of a key's row for a
+ * minute, whatever the traffic and over all processes: times are whole minutes, and who comes second
+ * writes nothing. `close` writes what is still pending.
  */
 export function startKeyUsage(db: Db, log: Logger) {
   const minuteOf = new LRUCache<string, number>({ max: REMEMBERED_KEYS });
@@ -31,7 +31,7 @@ export function startKeyUsage(db: Db, log: Logger) {
     const batch = pending;
     pending = new Map();
     try {
-      await db.query(apiKeySql.touch(batch));
+      await db.query(touch(batch));
     } catch (error) {
       // Kept for the next flush, unless the key was used again in the meantime.
       for (const [id, at] of batch) if (!pending.has(id)) pending.set(id, at);
@@ -46,5 +46,22 @@ export function startKeyUsage(db: Db, log: Logger) {
       clearInterval(timer);
       await flush();
     },
+  };
+}
+
+/** One statement for a whole batch, forward only: an old flush never overwrites a newer one. */
+function touch(usedAt: ReadonlyMap<string, number>): Query {
+  return {
+    name: 'api_key_touch',
+    text: `update api_key set last_used_at = used.at
+      from (
+        select api_key.id, batch.at from api_key
+        join unnest($1::text[], $2::timestamptz[]) as batch (id, at) on batch.id = api_key.id
+        where api_key.last_used_at is null or api_key.last_used_at < batch.at
+        order by api_key.id
+        for no key update of api_key
+      ) used
+      where api_key.id = used.id`,
+    values: [[...usedAt.keys()], [...usedAt.values()].map((at) => new Date(at))],
   };
 }

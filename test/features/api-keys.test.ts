@@ -43,6 +43,7 @@ t.test('a key is created, listed, read, changed and revoked, and shown once', as
   );
   const changed = await request('PATCH', `/v1/api-keys/${key.id}`, {
     token: admin,
+    headers: { 'if-match': String(read.headers.etag) },
     body: { name: 'hourly export', limitPerMinute: null },
   });
   t.same(changed.json, { ...key, name: 'hourly export', limitPerMinute: null });
@@ -66,8 +67,8 @@ t.test('revocation is final', async (t) => {
   await request('DELETE', `/v1/api-keys/${id}`, { token: admin });
   const revokedAt = (await request('GET', `/v1/api-keys/${id}`, { token: admin })).json.revokedAt;
 
-  const change = { scopes: ['*'], expiresAt: new Date(Date.now() + 60_000).toISOString() };
-  t.equal((await request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: change })).status, 404);
+  const body = { scopes: ['*'], expiresAt: new Date(Date.now() + 60_000).toISOString() };
+  t.equal((await change(request, id, { token: admin, body })).status, 404);
   const rotated = await request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: {} });
   t.equal(rotated.status, 409);
   await request('DELETE', `/v1/api-keys/${id}`, { token: admin });
@@ -104,7 +105,7 @@ t.test('what cannot be a key is refused and nothing is stored', async (t) => {
     t.equal(answer.json.code, 'validation_failed');
   }
   for (const body of [{}, { expiresAt: past }, { tenant: 'globex' }, { revokedAt: null }, { name: null }]) {
-    const { status } = await request('PATCH', `/v1/api-keys/${id}`, { token, body });
+    const { status } = await change(request, id, { token, body });
     t.equal(status, 400, JSON.stringify(body));
   }
   for (const body of [{ overlapSeconds: -1 }, { overlapSeconds: 30 * 86_400 + 1 }, { overlap: 1 }]) {
@@ -189,13 +190,44 @@ t.test('nobody makes a key that may do more than his own', async (t) => {
   t.equal((await create(['audit:read', 'keys:admin'])).status, 201);
   t.match((await create(['keys:read'])).json, { status: 403, detail: 'Your own key lacks keys:read' });
   t.equal((await create(['*'])).status, 403);
-  const widened = await request('PATCH', `/v1/api-keys/${equal}`, { token, body: { scopes: ['*'] } });
-  t.equal(widened.status, 403);
+  t.equal((await change(request, equal, { token, body: { scopes: ['*'] } })).status, 403);
+  const prolonged = await change(request, mightier, { token, body: { expiresAt: null } });
+  t.match(prolonged.json, { status: 403, detail: 'Your own key lacks *' }, 'nor keeps one alive');
   const stolen = await request('POST', `/v1/api-keys/${mightier}/rotate`, { token, body: {} });
   t.equal(stolen.status, 403, 'the successor would be told to the wrong one');
   t.equal((await request('POST', `/v1/api-keys/${equal}/rotate`, { token, body: {} })).status, 201);
   const { json } = await request('GET', `/v1/api-keys/${mightier}`, { token });
   t.match(json, { revokedAt: null, replacedBy: null });
+});
+
+t.test('who changes a key says which state of it he knows', async (t) => {
+  const { request, issueKey, services } = await startTestApp(t);
+  const { token } = await issueKey();
+  const { id, token: used } = await issueKey({ scopes: ['audit:read', 'keys:admin'] });
+  const read = () => request('GET', `/v1/api-keys/${id}`, { token });
+  const narrow = (ifMatch?: string) =>
+    request('PATCH', `/v1/api-keys/${id}`, {
+      token,
+      body: { scopes: ['audit:read'] },
+      ...(ifMatch === undefined ? {} : { headers: { 'if-match': ifMatch } }),
+    });
+  const etagOf = (answer: { headers: Record<string, unknown> } | undefined) => String(answer?.headers.etag);
+  const etag = etagOf(await read());
+
+  t.match((await narrow()).json, { status: 428, code: 'precondition_required' });
+  for (const wrong of ['*', '"1"', `W/${etag}`, `${etag}, "1"`]) {
+    t.match((await narrow(wrong)).json, { status: 412, code: 'precondition_failed' }, wrong);
+  }
+  t.same((await read()).json.scopes, ['audit:read', 'keys:admin']);
+  await request('GET', ANYWHERE, { token: used });
+  await services.auth.usage.flush();
+  t.equal(etagOf(await read()), etag, 'its use changes nothing of it');
+
+  const changes = await Promise.all([narrow(etag), narrow(etag), narrow(etag)]);
+  t.same(changes.map(({ status }) => status).toSorted(), [200, 412, 412], 'of many at once one wins');
+  const winner = changes.find(({ status }) => status === 200);
+  t.equal(etagOf(winner), etagOf(await read()));
+  t.equal((await narrow(etagOf(winner))).status, 200, 'who makes two changes need not read in between');
 });
 
 t.test('a changed limit counts from the next request on', async (t) => {
@@ -205,7 +237,7 @@ t.test('a changed limit counts from the next request on', async (t) => {
   const policy = async () => (await request('GET', ANYWHERE, { token })).headers['ratelimit-policy'];
 
   t.match(await policy(), /q=50;/);
-  await request('PATCH', `/v1/api-keys/${id}`, { token: admin, body: { limitPerMinute: 70 } });
+  t.equal((await change(request, id, { token: admin, body: { limitPerMinute: 70 } })).status, 200);
   t.match(await policy(), /q=70;/);
 });
 
@@ -269,12 +301,13 @@ t.test('a stranger gets 404 for every id of another tenant, on every route', asy
     if (id === undefined) throw new Error(`${path}: say here how to make one`);
     const schemaRef = operation.requestBody?.content['application/json'].schema.$ref;
     const body = schemaRef && document.components.schemas[schemaRef.split('/').at(-1)].examples[0];
+    // What the owner knows helps no stranger.
+    const known = await request('GET', `/v1/${collection}/${id}`, { token: owner });
     const ask = (token: string, of: string) => {
-      const headers = { 'if-match': '"1"' };
+      const headers = { 'if-match': String(known.headers.etag) };
       const url = path.replace('{id}', of);
       return request(method, url, { token, headers, ...(body && { body }) });
     };
-    if (method === 'GET') await ask(owner, id);
 
     const refused = await ask(stranger, id);
 
@@ -331,7 +364,7 @@ t.test('every act is in the audit trail, with who, from where and which request'
   const from = { token, remoteAddress: '10.0.0.1', headers: { 'x-forwarded-for': '203.0.113.9' } };
   const created = await request('POST', '/v1/api-keys', { ...from, body: { name: 'x', scopes: ['a:b'] } });
   const { id } = created.json;
-  const changed = await request('PATCH', `/v1/api-keys/${id}`, { ...from, body: { scopes: ['a:c'] } });
+  const changed = await change(request, id, { ...from, body: { scopes: ['a:c'] } });
   const rotate = `/v1/api-keys/${id}/rotate`;
   const rotated = await request('POST', rotate, { ...from, body: { overlapSeconds: 60 } });
   const revoked = await request('DELETE', `/v1/api-keys/${id}`, from);
@@ -581,6 +614,17 @@ t.test('npm run api-key', { jobs: 3 }, async (t) => {
     t.match(await runApiKey(['--help'], {}), /^Usage: /);
   });
 });
+
+/** A change by somebody who has just read the key, as far as he may. */
+async function change(
+  request: TestApp['request'],
+  id: string,
+  options: NonNullable<Parameters<TestApp['request']>[2]>,
+) {
+  const { etag } = (await request('GET', `/v1/api-keys/${id}`, options)).headers;
+  const headers = { ...options.headers, 'if-match': String(etag) };
+  return request('PATCH', `/v1/api-keys/${id}`, { ...options, headers });
+}
 
 function environment(env: Record<string, string>): Record<string, string> {
   return { PATH: process.env.PATH ?? '', API_KEY_SECRET, POOL_WAIT_TIMEOUT_MS: '1000', ...env };

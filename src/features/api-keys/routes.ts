@@ -1,13 +1,16 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
 import { apiKeySql, type ApiKey } from '../../stores/api-keys.ts';
-import { auditSql, type Actor } from '../../stores/audit.ts';
-import { UUID, type Cursors } from '../../stores/cursor.ts';
-import { hasScope } from '../../stores/key-ring.ts';
+import type { Cursors } from '../../stores/cursor.ts';
+import { requireIfMatch } from '../../stores/etag.ts';
 import type { Db } from '../../stores/postgres.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
+import { auditRoutes } from './audit-routes.ts';
+import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
+import { endingRoutes } from './ending-routes.ts';
+import { dateOf, etagOf, toJson } from './representation.ts';
 import * as schema from './schema.ts';
 
 export interface ApiKeyRoutesOptions {
@@ -20,10 +23,8 @@ const TAGS = ['api-keys'];
 const ADMIN = { scope: 'keys:admin' };
 
 /** The keys of one's own tenant, and the trail of what was done to them. */
-export async function apiKeys(
-  scope: FastifyInstance,
-  { db, admin, cursors }: ApiKeyRoutesOptions,
-): Promise<void> {
+export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptions): Promise<void> {
+  const { db, admin, cursors } = options;
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
@@ -36,7 +37,7 @@ export async function apiKeys(
         summary: 'Create a key',
         body: schema.NewApiKey,
         response: { 201: schema.IssuedApiKey },
-        answerHeaders: ['Location'],
+        answerHeaders: ['Location', 'ETag'],
       },
     },
     async (request, reply) => {
@@ -47,7 +48,7 @@ export async function apiKeys(
       const { key, token } = await admin.create(wanted, actorOf(request));
       return reply
         .code(201)
-        .header('location', `/v1/api-keys/${key.id}`)
+        .headers({ location: `/v1/api-keys/${key.id}`, etag: etagOf(key) })
         .send({ ...toJson(key), token });
     },
   );
@@ -84,11 +85,13 @@ export async function apiKeys(
         summary: 'Read a key',
         params: schema.ApiKeyId,
         response: { 200: schema.ApiKey },
+        answerHeaders: ['ETag'],
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const key = await apiKeySql.find(db, callerOf(request).tenant, request.params.id);
       if (!key) throw new AppError('not_found', 'There is no such key');
+      reply.header('etag', etagOf(key));
       return toJson(key);
     },
   );
@@ -102,124 +105,40 @@ export async function apiKeys(
         operationId: 'changeApiKey',
         summary: 'Change name, scopes, limit or expiry of a key',
         params: schema.ApiKeyId,
+        headers: IfMatch,
         body: schema.ApiKeyChange,
         response: { 200: schema.ApiKey },
+        answerHeaders: ['ETag'],
       },
     },
-    async (request) => {
-      const { expiresAt, ...rest } = request.body;
-      refuseMoreThanOwn(request, rest.scopes ?? []);
+    async (request, reply) => {
+      const { params, body } = request;
+      const known = requireIfMatch(request.headers['if-match']);
+      const { expiresAt, ...rest } = body;
       const change = {
         ...withoutUndefined(rest),
         ...(expiresAt === undefined ? {} : { expiresAt: dateOf(expiresAt) }),
       };
-      return toJson(
-        await admin.change(callerOf(request).tenant, request.params.id, change, actorOf(request)),
-      );
+      refuseMoreThanOwn(request, body.scopes ?? []);
+      const check = (current: ApiKey) => {
+        refuseMoreThanOwn(request, current.scopes);
+        if (etagOf(current) === known) return;
+        throw new AppError('precondition_failed', 'The key was changed in the meantime; read it again');
+      };
+      const key = await admin.change(callerOf(request).tenant, params.id, change, actorOf(request), check);
+      reply.header('etag', etagOf(key));
+      return toJson(key);
     },
   );
 
-  app.post(
-    '/api-keys/:id/rotate',
-    {
-      config: ADMIN,
-      schema: {
-        tags: TAGS,
-        operationId: 'rotateApiKey',
-        summary: 'Replace a key by a new one with the same rights',
-        params: schema.ApiKeyId,
-        body: schema.RotateApiKey,
-        response: { 201: schema.IssuedApiKey },
-        answerHeaders: ['Location'],
-        failures: ['conflict'],
-      },
-    },
-    async (request, reply) => {
-      const { tenant } = callerOf(request);
-      const { overlapSeconds } = request.body;
-      const { key, token } = await admin.rotate(
-        tenant,
-        request.params.id,
-        overlapSeconds,
-        actorOf(request),
-        (scopes) => refuseMoreThanOwn(request, scopes),
-      );
-      return reply
-        .code(201)
-        .header('location', `/v1/api-keys/${key.id}`)
-        .send({ ...toJson(key), token });
-    },
-  );
-
-  app.delete(
-    '/api-keys/:id',
-    {
-      config: ADMIN,
-      schema: {
-        tags: TAGS,
-        operationId: 'revokeApiKey',
-        summary: 'Revoke a key, for ever and on every process',
-        params: schema.ApiKeyId,
-        response: { 204: z.null().describe('Revoked') },
-      },
-    },
-    async (request, reply) => {
-      await admin.revoke(callerOf(request).tenant, request.params.id, actorOf(request));
-      return reply.code(204).send();
-    },
-  );
-
-  app.get(
-    '/audit-events',
-    {
-      config: { scope: 'audit:read' },
-      schema: {
-        tags: TAGS,
-        operationId: 'listAuditEvents',
-        summary: 'What was done to keys, newest first',
-        querystring: schema.PageQuery,
-        response: { 200: schema.AuditEventPage },
-      },
-    },
-    async (request) => {
-      const { limit, cursor } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('audit-events', cursor, UUID);
-      const events = await auditSql.list(db, callerOf(request).tenant, limit, before);
-      const last = events.length === limit ? events.at(-1) : undefined;
-      const data = events.map((event) => ({ ...event, occurredAt: event.occurredAt.toISOString() }));
-      return { data, next: last ? cursors.encode('audit-events', last.id) : null };
-    },
-  );
+  endingRoutes(scope, options);
+  auditRoutes(scope, options);
 }
 
-function callerOf({ principal }: FastifyRequest) {
-  if (!principal) throw new Error('this route is outside of the authenticated scope');
-  return principal;
-}
-
-function actorOf(request: FastifyRequest): Actor {
-  return { actor: callerOf(request).keyId, requestId: request.id, ip: request.ip };
-}
-
-/** Otherwise the right to make keys would be the right to everything. */
-function refuseMoreThanOwn(request: FastifyRequest, scopes: string[]): void {
-  const missing = scopes.filter((scope) => !hasScope(callerOf(request), scope));
-  if (missing.length > 0) throw new AppError('forbidden', `Your own key lacks ${missing.join(', ')}`);
-}
-
-function dateOf(moment: string | null): Date | null {
-  return moment === null ? null : new Date(moment);
-}
-
-function toJson(key: ApiKey) {
-  return {
-    ...key,
-    createdAt: key.createdAt.toISOString(),
-    expiresAt: key.expiresAt?.toISOString() ?? null,
-    revokedAt: key.revokedAt?.toISOString() ?? null,
-    lastUsedAt: key.lastUsedAt?.toISOString() ?? null,
-  };
-}
+/** Stated for the document; absence is 428 and told by `requireIfMatch`, not 400. */
+const IfMatch = z.looseObject({
+  'if-match': z.string().optional().describe('ETag of the key as you know it; required'),
+});
 
 function withoutUndefined<T extends object>(value: T) {
   return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as {

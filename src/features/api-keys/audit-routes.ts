@@ -1,0 +1,34 @@
+import type { FastifyInstance } from 'fastify';
+import { auditSql } from '../../stores/audit.ts';
+import { UUID, type Cursors } from '../../stores/cursor.ts';
+import type { Db } from '../../stores/postgres.ts';
+import type { ZodProvider } from '../../zod-provider.ts';
+import { callerOf } from './caller.ts';
+import * as schema from './schema.ts';
+
+/** The trail of what was done to the keys of one's own tenant. */
+export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; cursors: Cursors }): void {
+  const app = scope.withTypeProvider<ZodProvider>();
+
+  app.get(
+    '/audit-events',
+    {
+      config: { scope: 'audit:read' },
+      schema: {
+        tags: ['api-keys'],
+        operationId: 'listAuditEvents',
+        summary: 'What was done to keys, newest first',
+        querystring: schema.PageQuery,
+        response: { 200: schema.AuditEventPage },
+      },
+    },
+    async (request) => {
+      const { limit, cursor } = request.query;
+      const before = cursor === undefined ? undefined : cursors.decode('audit-events', cursor, UUID);
+      const events = await auditSql.list(db, callerOf(request).tenant, limit, before);
+      const last = events.length === limit ? events.at(-1) : undefined;
+      const data = events.map((event) => ({ ...event, occurredAt: event.occurredAt.toISOString() }));
+      return { data, next: last ? cursors.encode('audit-events', last.id) : null };
+    },
+  );
+}

@@ -1,0 +1,65 @@
+import type { FastifyInstance } from 'fastify';
+import { z } from 'zod';
+import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
+import type { ZodProvider } from '../../zod-provider.ts';
+import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
+import { etagOf, toJson } from './representation.ts';
+import * as schema from './schema.ts';
+
+const TAGS = ['api-keys'];
+const ADMIN = { scope: 'keys:admin' };
+
+/** How a key ends: replaced by another, or for ever. */
+export function endingRoutes(scope: FastifyInstance, { admin }: { admin: ApiKeyAdmin }): void {
+  const app = scope.withTypeProvider<ZodProvider>();
+
+  app.post(
+    '/api-keys/:id/rotate',
+    {
+      config: ADMIN,
+      schema: {
+        tags: TAGS,
+        operationId: 'rotateApiKey',
+        summary: 'Replace a key by a new one with the same rights',
+        params: schema.ApiKeyId,
+        body: schema.RotateApiKey,
+        response: { 201: schema.IssuedApiKey },
+        answerHeaders: ['Location', 'ETag'],
+        failures: ['conflict'],
+      },
+    },
+    async (request, reply) => {
+      const { tenant } = callerOf(request);
+      const { overlapSeconds } = request.body;
+      const { key, token } = await admin.rotate(
+        tenant,
+        request.params.id,
+        overlapSeconds,
+        actorOf(request),
+        (current) => refuseMoreThanOwn(request, current.scopes),
+      );
+      return reply
+        .code(201)
+        .headers({ location: `/v1/api-keys/${key.id}`, etag: etagOf(key) })
+        .send({ ...toJson(key), token });
+    },
+  );
+
+  app.delete(
+    '/api-keys/:id',
+    {
+      config: ADMIN,
+      schema: {
+        tags: TAGS,
+        operationId: 'revokeApiKey',
+        summary: 'Revoke a key, for ever and on every process',
+        params: schema.ApiKeyId,
+        response: { 204: z.null().describe('Revoked') },
+      },
+    },
+    async (request, reply) => {
+      await admin.revoke(callerOf(request).tenant, request.params.id, actorOf(request));
+      return reply.code(204).send();
+    },
+  );
+}

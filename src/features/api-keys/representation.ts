@@ -1,0 +1,23 @@
+import { createHash } from 'node:crypto';
+import type { ApiKey } from '../../stores/api-keys.ts';
+
+/** A key as the API shows it: moments as text. */
+export function toJson(key: ApiKey) {
+  return {
+    ...key,
+    createdAt: key.createdAt.toISOString(),
+    expiresAt: key.expiresAt?.toISOString() ?? null,
+    revokedAt: key.revokedAt?.toISOString() ?? null,
+    lastUsedAt: key.lastUsedAt?.toISOString() ?? null,
+  };
+}
+
+/** Of what people decide about a key. Its last use is not part of that: it would make every ETag stale within a minute. */
+export function etagOf({ name, scopes, limitPerMinute, expiresAt, revokedAt, replacedBy }: ApiKey): string {
+  const state = JSON.stringify([name, scopes, limitPerMinute, expiresAt, revokedAt, replacedBy]);
+  return `"${createHash('sha256').update(state).digest('base64url').slice(0, 22)}"`;
+}
+
+export function dateOf(moment: string | null): Date | null {
+  return moment === null ? null : new Date(moment);
+}

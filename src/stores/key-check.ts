@@ -1,0 +1,34 @@
+import { timingSafeEqual } from 'node:crypto';
+import { digestToken, parseToken } from './api-key-token.ts';
+import { apiKeySql } from './api-keys.ts';
+import type { Verdict } from './key-ring.ts';
+import type { Db } from './postgres.ts';
+
+export interface CheckedKey {
+  verdict: Verdict;
+  /** Undefined for what cannot be a key of this environment: that cost no query and is known again for nothing. */
+  id?: string;
+  /** Moment in ms at which a good key ends by itself. */
+  endsAt: number;
+}
+
+/** What Postgres says of a presented key at this moment. Throws `unavailable` when it says nothing. */
+export async function checkKey(
+  db: Db,
+  { keySecret, keyEnvironment }: { keySecret: string; keyEnvironment: string },
+  token: string,
+): Promise<CheckedKey> {
+  const parsed = parseToken(token);
+  if (parsed?.environment !== keyEnvironment) return { verdict: { refused: 'malformed' }, endsAt: 0 };
+  const { id } = parsed;
+  const key = await apiKeySql.findWithDigest(db, id);
+  const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id, endsAt: 0 });
+
+  if (!key || !timingSafeEqual(key.digest, digestToken(token, keySecret))) return refuse('unknown');
+  if (key.revokedAt) return refuse('revoked');
+  const endsAt = key.expiresAt?.getTime() ?? Infinity;
+  if (endsAt <= Date.now()) return refuse('expired');
+  const { tenant, limitPerMinute } = key;
+  const principal = { keyId: id, tenant, limitPerMinute, scopes: new Set(key.scopes) };
+  return { verdict: { principal }, id, endsAt };
+}
