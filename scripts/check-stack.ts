@@ -39,10 +39,10 @@ async function docker(...args: string[]): Promise<string> {
 }
 const compose = (...args: string[]) => docker('compose', ...args);
 
-async function check(name: string, prove: () => Promise<string | void>): Promise<void> {
+async function check(name: string, work: () => Promise<string | void>): Promise<void> {
   const from = performance.now();
   try {
-    const evidence = await prove();
+    const evidence = await work();
     passed += 1;
     console.log(`-- ok: ${name} (${seconds(from)} s)${evidence ? `: ${evidence}` : ''}`);
   } catch (error) {
@@ -330,6 +330,10 @@ const takeDown = () => compose('down', '-v', '--remove-orphans', '--timeout', '2
 process.once('SIGINT', () => void takeDown().then(() => process.exit(130)));
 await takeDown();
 rmSync('.deploy/check', { recursive: true, force: true });
-await prove().finally(takeDown);
+try {
+  await prove();
+} finally {
+  await takeDown();
+}
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
 import { orders } from './features/orders/routes.ts';
+import { status } from './features/status/routes.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { createRequestLog } from './logging.ts';
 import type { Metrics } from './metrics.ts';
@@ -23,9 +24,11 @@ import {
   createFrameworkErrorHandler,
   createSocketErrorHandler,
 } from './plugins/socket-errors.ts';
+import { traceRequests } from './plugins/trace-requests.ts';
 import { validation } from './plugins/validation.ts';
 import { createRequestIds } from './request-id.ts';
 import type { Services } from './services.ts';
+import type { Tracing } from './tracing.ts';
 
 export interface AppOptions {
   config: Config;
@@ -34,6 +37,8 @@ export interface AppOptions {
   lifecycle: Lifecycle;
   services: Services;
   version: string;
+  /** Undefined unless OTEL_EXPORTER_OTLP_ENDPOINT is set. */
+  tracing?: Tracing | undefined;
   /** How long a client may take for its headers and for its whole request, in ms. */
   receive?: { headersTimeoutMs: number; requestTimeoutMs: number };
 }
@@ -95,8 +100,9 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   await app.register(errorHandler, { metrics });
   await app.register(validation);
-  await app.register(observe, { record, metrics, lifecycle });
-  await app.register(requestTimeout, { timeoutMs: config.http.requestTimeoutMs });
+  await app.register(observe, { record, metrics, lifecycle, problems: PROBLEMS });
+  if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });
+  await app.register(requestTimeout, { timeoutMs: config.http.requestTimeoutMs, lifecycle });
   await app.register(securityHeaders, { headers, corsOrigins: config.http.corsOrigins });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
@@ -110,13 +116,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       await v1.register(loadShedding, { maxEventLoopDelayMs: config.http.maxEventLoopDelayMs });
       await v1.register(auth, { ...services.auth, metrics });
       if (config.rateLimit.enabled) {
-        const { limiter, auth } = services;
-        await v1.register(rateLimit, { limiter, metrics, ...config.rateLimit, anonymous: auth.anonymous });
+        const { limiter } = services;
+        const { anonymous } = services.auth;
+        await v1.register(rateLimit, { limiter, metrics, ...config.rateLimit, anonymous });
       }
       await v1.register(idempotency);
       await v1.register(notFound, { routes });
       await v1.register(apiKeys, services);
-      await v1.register(orders, { ...services, maxRows: config.query.maxRows });
+      await v1.register(status, { status: services.status, lifecycle, version });
+      await v1.register(orders, { ...services, metrics, maxRows: config.query.maxRows });
     },
     { prefix: '/v1' },
   );

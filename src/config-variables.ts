@@ -1,7 +1,9 @@
 import { bindAddress, decimalNumber, flag, matching, oneOf, wholeNumber, type Kind } from './config-kinds.ts';
 import { originList, proxyList } from './config-network.ts';
+import { redisUrl } from './config-redis-url.ts';
 import { keyList, strongSecret } from './config-secrets.ts';
-import { postgresUrl, redisUrl } from './config-urls.ts';
+import { collectorUrl, headerList, OTLP_EXPORTERS, OTLP_PROTOCOLS } from './config-tracing.ts';
+import { postgresUrl } from './config-urls.ts';
 
 /** One environment variable. `default` is text as it would stand in the environment; '' means unset. */
 export interface Variable<T = unknown> extends Kind<T> {
@@ -159,6 +161,26 @@ const lifecycle = {
   ),
 };
 
+/** Named by OpenTelemetry. The SDK reads its other variables itself, once there is an endpoint. */
+const tracing = {
+  OTEL_EXPORTER_OTLP_ENDPOINT: variable(
+    collectorUrl,
+    '',
+    'Collector that gets a span of each request, statement and Redis command by OTLP over HTTP; empty: no ' +
+      'tracing. OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and its _ARG, OTEL_BSP_* and the ' +
+      'other variables of the OpenTelemetry tracer and exporter work as described there.',
+  ),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: variable(
+    collectorUrl,
+    '',
+    'The same as a whole URL, path included; wins over the variable above.',
+  ),
+  OTEL_EXPORTER_OTLP_PROTOCOL: variable(oneOf(OTLP_PROTOCOLS), 'http/protobuf', 'How spans are written.'),
+  OTEL_EXPORTER_OTLP_HEADERS: variable(headerList, '', 'Headers for the collector, such as its key.'),
+  OTEL_TRACES_EXPORTER: variable(oneOf(OTLP_EXPORTERS), 'otlp', 'none: no tracing in spite of an endpoint.'),
+  OTEL_SDK_DISABLED: variable(flag, 'false', 'The same, in another way.'),
+};
+
 /** All variables by heading, in the order of .env.example and the README. */
 export const VARIABLE_GROUPS: Record<string, Record<string, Variable>> = {
   HTTP: http,
@@ -168,9 +190,19 @@ export const VARIABLE_GROUPS: Record<string, Record<string, Variable>> = {
   Postgres: postgres,
   'Redis and cache': redis,
   'Idempotency and shutdown': lifecycle,
+  Tracing: tracing,
 };
 
-export const VARIABLES = { ...http, ...log, ...auth, ...rateLimit, ...postgres, ...redis, ...lifecycle };
+export const VARIABLES = {
+  ...http,
+  ...log,
+  ...auth,
+  ...rateLimit,
+  ...postgres,
+  ...redis,
+  ...lifecycle,
+  ...tracing,
+};
 
 export type VariableName = keyof typeof VARIABLES;
 

@@ -2,6 +2,7 @@ import { findConflicts, findDoubts } from './config-checks.ts';
 import { describeProblem, isComplete, readVariables, type Env, type Problem } from './config-reader.ts';
 import type { BootstrapKey } from './config-secrets.ts';
 import { findTypos } from './config-typos.ts';
+import { toTracingConfig, type TracingConfig } from './config-tracing.ts';
 import type { Values } from './config-variables.ts';
 
 /**
@@ -74,9 +75,11 @@ export interface Config {
   cache: { enabled: boolean; ttlSeconds: number; maxRows: number };
   idempotency: { ttlSeconds: number };
   lifecycle: { drainDelayMs: number; shutdownTimeoutMs: number };
+  tracing?: TracingConfig;
 }
 
 function toConfig(values: Values): Config {
+  const tracing = toTracingConfig(values);
   const cacheUrl = values.REDIS_CACHE_URL || values.REDIS_URL;
   return {
     http: {
@@ -143,6 +146,7 @@ function toConfig(values: Values): Config {
       drainDelayMs: toMs(values.DRAIN_DELAY_SECONDS),
       shutdownTimeoutMs: toMs(values.SHUTDOWN_TIMEOUT_SECONDS),
     },
+    ...(tracing && { tracing }),
   };
 }
 

@@ -1,24 +1,57 @@
-import { fastify, type FastifyInstance } from 'fastify';
+import { LogController, fastify, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import type { Logger } from 'pino';
 import { AppError } from './errors.ts';
+import { status } from './features/status/routes.ts';
+import type { Lifecycle } from './lifecycle.ts';
 import type { Metrics } from './metrics.ts';
 import { errorHandler } from './plugins/error-handler.ts';
-import type { Db } from './stores/postgres.ts';
+import { validation } from './plugins/validation.ts';
+import type { Services } from './services.ts';
 
-/** The listener that is never published: what Prometheus reads. */
-export function buildInternalApp({ metrics, db }: { metrics: Metrics; db: Db }): FastifyInstance {
-  const app = fastify({ requestTimeout: 10_000, return503OnClosing: false });
+export interface InternalAppOptions {
+  log: Logger;
+  metrics: Metrics;
+  lifecycle: Lifecycle;
+  services: Services;
+  version: string;
+}
+
+/** The listener that is never published: what Prometheus reads, and the status for people. */
+export function buildInternalApp(options: InternalAppOptions): FastifyInstance {
+  const { metrics, services } = options;
+  const { db, replica } = services;
+  const loggerInstance: FastifyBaseLogger = options.log;
+  const app = fastify({
+    requestTimeout: 10_000,
+    return503OnClosing: false,
+    loggerInstance,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+  });
   void app.register(errorHandler, { metrics });
+  void app.register(validation);
   app.setNotFoundHandler(() => {
-    throw new AppError('not_found', 'Only /metrics is here');
+    throw new AppError('not_found', 'Only /metrics and /internal/status are here');
   });
 
-  app.get('/metrics', async (_request, reply) => {
+  let scraping: Promise<string> | undefined;
+
+  async function scrape(): Promise<string> {
+    metrics.requestsInFlight.set(options.lifecycle.running.size);
     const { size, max, active, waiting } = db.stats();
     metrics.activeConnections.set(size);
     metrics.poolSize.set(max);
     metrics.poolActive.set(active);
     metrics.poolWaiting.set(waiting);
-    return reply.type(metrics.registry.contentType).send(await metrics.registry.metrics());
+    // Measures, and sets the gauge; ends within a second whether the servers answer or not.
+    await replica.lagSeconds();
+    return metrics.registry.metrics();
+  }
+
+  // Writing the text takes milliseconds of the event loop: once for all who ask meanwhile.
+  app.get('/metrics', async (_request, reply) => {
+    scraping ??= scrape().finally(() => (scraping = undefined));
+    return reply.type(metrics.registry.contentType).send(await scraping);
   });
+  void app.register(status, { ...options, status: services.status, prefix: '/internal' });
   return app;
 }

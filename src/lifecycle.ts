@@ -1,9 +1,15 @@
 import type { Logger } from 'pino';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { RunningRequests } from './running-requests.ts';
 
-/** Whether this process is on its way out: readiness answers 503 and answers carry `Connection: close`. */
 export interface Lifecycle {
+  /** On its way out: readiness answers 503 and answers carry `Connection: close`. */
   draining: boolean;
+  readonly running: RunningRequests;
+}
+
+export function createLifecycle(): Lifecycle {
+  return { draining: false, running: new RunningRequests() };
 }
 
 export interface ShutdownParts {
@@ -13,8 +19,6 @@ export interface ShutdownParts {
   log: Logger;
   /** Stops listening and resolves when the last connection was closed. */
   closeListeners: () => Promise<void>;
-  /** Requests that are being worked on. */
-  countInFlight: () => Promise<number>;
   /** Cuts the connections that are still open. */
   cutConnections: () => void;
   /** What is closed after the last request, in this order: batches, Redis, Postgres. */
@@ -41,17 +45,22 @@ export function shutdownBudgetMs(config: { drainDelayMs: number; shutdownTimeout
 export async function shutDown(parts: ShutdownParts): Promise<boolean> {
   const { lifecycle, log } = parts;
   lifecycle.draining = true;
+  // Those that begin from now on say so themselves.
+  for (const { reply } of lifecycle.running) reply.header('connection', 'close');
   log.info({ drain_delay_ms: parts.drainDelayMs }, 'draining');
   await sleep(parts.drainDelayMs);
 
-  const done = Promise.race([parts.closeListeners(), nothingInFlight(parts)]);
+  const done = Promise.race([parts.closeListeners(), nothingInFlight(lifecycle)]);
   const finished = await within(parts.shutdownTimeoutMs, done);
   if (!finished) {
     log.error({ shutdown_timeout_ms: parts.shutdownTimeoutMs }, 'requests were still in flight and are cut');
   }
   parts.cutConnections();
-  for (const { name, close } of parts.closers) {
-    const closed = within(CLOSE_BUDGET_MS / parts.closers.length, close());
+  const deadlineMs = performance.now() + CLOSE_BUDGET_MS;
+  for (const [index, { name, close }] of parts.closers.entries()) {
+    // Of what is left: most take no time at all, and the last ones wait for servers.
+    const shareMs = (deadlineMs - performance.now()) / (parts.closers.length - index);
+    const closed = within(shareMs, close());
     // One that fails must not keep the next from being closed.
     const inTime = await closed.catch((error: unknown) => log.warn({ part: name, error }, 'failed to close'));
     if (inTime === false) log.warn({ part: name }, 'did not close in time');
@@ -64,11 +73,11 @@ export async function shutDown(parts: ShutdownParts): Promise<boolean> {
  * Node stops looking for late requests when it stops listening: a connection that was opened and says
  * nothing, or says half a request, would hold the process until its budget is spent.
  */
-async function nothingInFlight({ countInFlight }: ShutdownParts): Promise<void> {
+async function nothingInFlight({ running }: Lifecycle): Promise<void> {
   do {
-    while ((await countInFlight()) > 0) await sleep(POLL_MS);
+    while (running.size > 0) await sleep(POLL_MS);
     await sleep(LAST_CALL_MS);
-  } while ((await countInFlight()) > 0);
+  } while (running.size > 0);
 }
 
 async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {

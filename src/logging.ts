@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
+import type { IncomingMessage } from 'node:http';
 import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
 import pretty from 'pino-pretty';
 
@@ -16,9 +17,10 @@ export function createLog(
     base: { logger: 'hardpoint' },
     messageKey: 'message',
     errorKey: 'error',
-    timestamp: () => `,"timestamp":"${new Date().toISOString()}"`,
+    timestamp: createTimestamp(),
     formatters: { level: (label) => ({ level: label }) },
-    serializers: { error: describeError },
+    // `err` is what Fastify calls it; pino's own serializer for it tells every property.
+    serializers: { error: describeError, err: describeError },
     redact: {
       paths: [
         'authorization',
@@ -47,6 +49,20 @@ export function createLog(
       singleLine: true,
     }),
   );
+}
+
+/** The moment of a line as pino wants it; under load many lines share a millisecond, and its text. */
+function createTimestamp(): () => string {
+  let lastMs = 0;
+  let text = '';
+  return () => {
+    const now = Date.now();
+    if (now !== lastMs) {
+      lastMs = now;
+      text = `,"timestamp":"${new Date(now).toISOString()}"`;
+    }
+    return text;
+  };
 }
 
 /**
@@ -81,13 +97,21 @@ const URL_PASSWORD = /(\b[a-z][a-z0-9+.-]*:\/\/[^:@/\s]*):[^@/\s]+@/gi;
 function describeError(error: unknown): Record<string, unknown> {
   if (!(error instanceof Error)) return { message: mask(String(error)) };
   const { code } = error as { code?: unknown };
+  const tell = DATA_EXCEPTION.test(String(code)) ? withoutValues : mask;
   return {
     type: error.name,
     ...(code === undefined ? {} : { code }),
-    message: mask(error.message),
-    stack: mask(error.stack ?? ''),
+    message: tell(error.message),
+    stack: tell(error.stack ?? ''),
     ...(error.cause === undefined ? {} : { cause: describeError(error.cause) }),
   };
+}
+
+/** SQLSTATEs whose message quotes the value that Postgres could not read. */
+const DATA_EXCEPTION = /^22[0-9A-Z]{3}$/;
+
+function withoutValues(text: string): string {
+  return mask(text).replaceAll(/"[^"]*"/g, '"***"');
 }
 
 function mask(text: string): string {
@@ -98,22 +122,33 @@ function mask(text: string): string {
  * A request's logger that costs next to nothing until somebody uses it: most requests log one line,
  * which carries the request id itself, so a child made ahead for each of them would be waste.
  */
-export function createRequestLog(parent: FastifyBaseLogger, bindings: Bindings): FastifyBaseLogger {
-  return new RequestLog(parent, bindings);
+export function createRequestLog(
+  parent: FastifyBaseLogger,
+  bindings: Bindings,
+  _options: object,
+  request: IncomingMessage,
+): FastifyBaseLogger {
+  return new RequestLog(parent, bindings, request);
 }
 
 class RequestLog {
   readonly #parent: FastifyBaseLogger;
   readonly #bindings: Bindings;
+  readonly #request: IncomingMessage;
   #child: FastifyBaseLogger | undefined;
 
-  constructor(parent: FastifyBaseLogger, bindings: Bindings) {
+  constructor(parent: FastifyBaseLogger, bindings: Bindings, request: IncomingMessage) {
     this.#parent = parent;
     this.#bindings = bindings;
+    this.#request = request;
   }
 
   get #log(): FastifyBaseLogger {
-    return (this.#child ??= this.#parent.child(this.#bindings));
+    return (this.#child ??= this.#makeChild());
+  }
+  #makeChild(): FastifyBaseLogger {
+    const { trace } = this.#request;
+    return this.#parent.child({ ...this.#bindings, ...(trace && { trace_id: trace.traceId }) });
   }
 
   get level() {

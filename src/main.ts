@@ -2,7 +2,7 @@ import closeWithGrace from 'close-with-grace';
 import { buildApp } from './app.ts';
 import { ConfigError, loadConfig } from './config.ts';
 import { buildInternalApp } from './internal-app.ts';
-import { shutDown, shutdownBudgetMs, type Lifecycle } from './lifecycle.ts';
+import { createLifecycle, shutDown, shutdownBudgetMs } from './lifecycle.ts';
 import { createLog } from './logging.ts';
 import { createMetrics } from './metrics.ts';
 import { openServices } from './services.ts';
@@ -22,11 +22,14 @@ async function main(): Promise<void> {
   for (const warning of warnings) log.warn(warning);
   const version = readVersion();
   const metrics = createMetrics(version);
-  const lifecycle: Lifecycle = { draining: false };
+  const lifecycle = createLifecycle();
+  // Loaded only when it is wanted: dozens of modules.
+  const tracing =
+    config.tracing && (await (await import('./tracing.ts')).startTracing(config.tracing, { log, version }));
 
-  const services = openServices(config, { log, metrics });
-  const app = await buildApp({ config, log, metrics, lifecycle, services, version });
-  const internal = buildInternalApp({ metrics, db: services.db });
+  const services = openServices(config, { log, metrics, usageSource: process });
+  const app = await buildApp({ config, log, metrics, lifecycle, services, version, tracing });
+  const internal = buildInternalApp({ log, metrics, lifecycle, services, version });
 
   const { close } = closeWithGrace(
     {
@@ -47,11 +50,10 @@ async function main(): Promise<void> {
           await app.close();
           await internal.close();
         },
-        countInFlight: async () => (await metrics.requestsInFlight.get()).values[0]?.value ?? 0,
         cutConnections: () => {
           for (const { server } of [app, internal]) server.closeAllConnections();
         },
-        closers: services.closers,
+        closers: [...services.closers, ...(tracing ? [{ name: 'tracing', close: tracing.close }] : [])],
       });
       if (!finished) process.exit(1);
     },

@@ -17,21 +17,58 @@ export const AUTH_FAILURES = [
 export type CacheResult = (typeof CACHE_RESULTS)[number];
 export type AuthFailure = (typeof AUTH_FAILURES)[number];
 
+/** Sums of default metrics that are called as counters are, and are none. */
+const MISNAMED = [
+  'nodejs_active_handles_total',
+  'nodejs_active_requests_total',
+  'nodejs_active_resources_total',
+];
+/** Of the default metrics the one that has no series before something happens. */
+const GC_KINDS = ['major', 'minor', 'incremental', 'weakcb'];
+
 export type Metrics = ReturnType<typeof createMetrics>;
+
+/** All values that each label can have. */
+type ClosedLabels = Record<string, readonly string[]>;
+
+export interface ClosedCounter<Labels extends ClosedLabels> {
+  /** By 1. */
+  inc(labels: { [Name in keyof Labels]: Labels[Name][number] }): void;
+}
 
 /**
  * All metrics of one service in a registry of its own, so that several apps can live in one
  * process. Labels come from closed sets and every labelled series starts at 0: `rate()` and
- * `absent()` behave from the first scrape. A feature adds its own with `new Counter({ …,
- * registers: [metrics.registry] })`.
+ * `absent()` behave from the first scrape.
  */
 export function createMetrics(version: string) {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
+  for (const name of MISNAMED) registry.removeSingleMetric(name);
+  const gc = registry.getSingleMetric('nodejs_gc_duration_seconds');
+  if (gc instanceof Histogram) for (const kind of GC_KINDS) gc.zero({ kind });
 
   const metrics = {
     registry,
+
+    /**
+     * A counter of a feature's own, made where the feature is: `metrics.counter({ name, help, labels })`
+     * with every value that each label can have. For another kind of metric use the classes of
+     * prom-client with `registers: [metrics.registry]`.
+     */
+    counter<const Labels extends ClosedLabels>(options: {
+      /** Ends in `_total`. */
+      name: string;
+      help: string;
+      labels: Labels;
+    }): ClosedCounter<Labels> {
+      const { labels, ...rest } = options;
+      const made = new Counter({ ...rest, labelNames: Object.keys(labels), registers });
+      for (const series of combine(labels)) made.inc(series, 0);
+      return made;
+    },
+
     requests: new Counter({
       name: 'api_requests_total',
       help: 'Requests answered, by method, route pattern and status',
@@ -132,9 +169,9 @@ export function createMetrics(version: string) {
     }),
     upstreamLatency: new Histogram({
       name: 'upstream_request_latency_seconds',
-      help: 'Time of one command to Redis',
+      help: 'Time of one command of the cache to Redis, or of one call of a feature to another service',
       labelNames: ['upstream'],
-      buckets: [0.001, 0.005, 0.025, 0.1, 0.25, 1],
+      buckets: [0.001, 0.005, 0.025, 0.1, 0.25, 1, 5, 30],
       registers,
     }),
     slowRequests: new Counter({
@@ -158,4 +195,13 @@ export function createMetrics(version: string) {
   for (const limit of ['key', 'burst', 'tenant', 'ip']) metrics.rateLimitHits.inc({ limit }, 0);
   metrics.upstreamLatency.zero({ upstream: 'redis' });
   return metrics;
+}
+
+/** Every combination of the labels' values. */
+function combine(labels: ClosedLabels): Record<string, string>[] {
+  let series: Record<string, string>[] = [{}];
+  for (const [name, values] of Object.entries(labels)) {
+    series = series.flatMap((known) => values.map((value) => ({ ...known, [name]: value })));
+  }
+  return series;
 }

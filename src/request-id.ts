@@ -1,11 +1,14 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { BlockList, isIPv6 } from 'node:net';
+import { parseTraceContext, type TraceContext } from './trace-context.ts';
 
 declare module 'node:http' {
   interface IncomingMessage {
     /** For those who see the raw request alone. */
     id?: string;
+    /** The trace that the request belongs to, when it came with one or tracing is on. */
+    trace?: TraceContext;
   }
 }
 
@@ -14,7 +17,9 @@ const ACCEPTED = /^[A-Za-z0-9._-]{1,64}$/;
 
 /**
  * Ids for requests: the one that a trusted proxy sent, if it is harmless, else one of our own. A
- * random prefix a process and a counter are unique enough and cost less than a UUID.
+ * random prefix a process and a counter are unique enough and cost less than a UUID. A trace is
+ * continued for the same senders only: ids that a stranger chose would mix his requests into the
+ * logs and traces of others, and his `sampled` flag would decide what we record.
  */
 export function createRequestIds(trustedProxies: string[]) {
   const isTrusted = createTrust(trustedProxies);
@@ -24,12 +29,20 @@ export function createRequestIds(trustedProxies: string[]) {
   return {
     next,
     of(request: IncomingMessage): string {
-      const sent = request.headers['x-request-id'];
-      const accepted =
-        typeof sent === 'string' && ACCEPTED.test(sent) && isTrusted(request.socket.remoteAddress ?? '');
-      return (request.id = accepted ? sent : next());
+      const { 'x-request-id': sent, traceparent } = request.headers;
+      // Most requests bring neither, and then nobody need ask who sent them.
+      if (sent === undefined && traceparent === undefined) return (request.id = next());
+      if (!isTrusted(request.socket.remoteAddress ?? '')) return (request.id = next());
+      if (traceparent !== undefined) continueTrace(request, traceparent);
+      return (request.id = typeof sent === 'string' && ACCEPTED.test(sent) ? sent : next());
     },
   };
+}
+
+function continueTrace(request: IncomingMessage, traceparent: string | string[]): void {
+  const { tracestate } = request.headers;
+  const trace = parseTraceContext(String(traceparent), tracestate === undefined ? '' : String(tracestate));
+  if (trace) request.trace = trace;
 }
 
 /** Whether an address is one of these addresses and CIDRs; a mapped IPv4 address counts as IPv4. */
@@ -41,6 +54,15 @@ function createTrust(proxies: string[]): (address: string) => boolean {
     if (bits === undefined) list.addAddress(address, family);
     else list.addSubnet(address, Number(bits), family);
   }
-  return (address) =>
-    list.check(address.replace(/^::ffff:(?=\d+\.)/, ''), address.includes('.') ? 'ipv4' : 'ipv6');
+  // Proxies are few and send everything, and a look into the list costs more than the rest of an id.
+  let last = '';
+  let trusted = false;
+  return (address) => {
+    if (address !== last) {
+      const family = address.includes('.') ? 'ipv4' : 'ipv6';
+      trusted = list.check(address.replace(/^::ffff:(?=\d+\.)/, ''), family);
+      last = address;
+    }
+    return trusted;
+  };
 }

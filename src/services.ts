@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import type { Metrics } from './metrics.ts';
+import type { UsageSource } from './process-usage.ts';
 import { createApiKeyAdmin } from './stores/api-key-admin.ts';
 import { createCache, createNoCache } from './stores/cache.ts';
 import { createCursors } from './stores/cursor.ts';
@@ -13,9 +14,11 @@ import { startKeyUsage } from './stores/key-usage.ts';
 import { openPostgres } from './stores/postgres.ts';
 import { createLeaseRunner } from './stores/lease-script.ts';
 import { createRateLimiter } from './stores/rate-limit.ts';
+import { tellSharedServer } from './stores/redis-servers.ts';
 import { openRedis, type RedisRole } from './stores/redis.ts';
 import { createLocalMarks, createRedisMarks } from './stores/replica-marks.ts';
 import { createReplicaReader } from './stores/replica.ts';
+import { startStatus } from './stores/status.ts';
 
 export type Services = ReturnType<typeof openServices>;
 
@@ -28,7 +31,10 @@ const ANONYMOUS: Principal = {
 };
 
 /** Opens what the app works with. Nothing here waits: Postgres and Redis may come later, or back. */
-export function openServices(config: Config, { log, metrics }: { log: Logger; metrics: Metrics }) {
+export function openServices(
+  config: Config,
+  { log, metrics, usageSource }: { log: Logger; metrics: Metrics; usageSource: UsageSource },
+) {
   const { replicaUrl, migrationUrl: _, ...primary } = config.postgres;
   const { url, cacheUrl, commandTimeoutMs } = config.redis;
   const deps = { log, metrics };
@@ -45,10 +51,11 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
         );
   const redis = redisFor('limits', url);
   const cacheRedis = config.cache.enabled ? redisFor('cache', cacheUrl) : undefined;
+  if (redis && cacheRedis && cacheUrl !== url) tellSharedServer(redis, cacheRedis, log);
 
   const single = config.rateLimit.expectedReplicas === 1;
   const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
-  const events = createKeyEvents(keys, redis, log);
+  const events = createKeyEvents(keys, redis, config.auth.keyEnvironment, log);
   const usage = startKeyUsage(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, log });
   const alone = cacheRedis === undefined && single;
@@ -59,10 +66,20 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
     expectedReplicas: config.rateLimit.expectedReplicas,
   });
   const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
+  const replica = createReplicaReader({ primary: db, replica: replicaDb, marks }, deps);
+  const status = startStatus({
+    db,
+    replica: replicaDb && replica,
+    redis: { limits: redis, cache: cacheRedis },
+    cacheEnabled: config.cache.enabled,
+    rateLimitEnabled: config.rateLimit.enabled,
+    metrics,
+    usageSource,
+  });
 
   return {
     db,
-    replica: createReplicaReader({ primary: db, replica: replicaDb, marks }, deps),
+    replica,
     cache: config.cache.enabled
       ? createCache(
           { prefix: 'hp:cache', ...config.cache, alone },
@@ -79,6 +96,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
       anonymous: config.auth.required ? undefined : ANONYMOUS,
     },
     limiter,
+    status,
     health: {
       checkDatabase: createDatabaseCheck(db),
       redisState: () => {
@@ -91,6 +109,7 @@ export function openServices(config: Config, { log, metrics }: { log: Logger; me
     closers: [
       { name: 'last use of keys', close: usage.close },
       { name: 'idempotency', close: idempotency.close },
+      { name: 'status', close: status.close },
       { name: 'rate limits', close: limiter.close },
       ...[redis, cacheRedis].flatMap((handle) => (handle ? [{ name: 'redis', close: handle.close }] : [])),
       ...[replicaDb, db].flatMap((pool) => (pool ? [{ name: 'postgres', close: pool.close }] : [])),

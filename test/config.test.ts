@@ -6,6 +6,8 @@ import t from 'tap';
 import { ConfigError, loadConfig, type Config } from '../src/config.ts';
 import { VARIABLE_GROUPS, VARIABLES, type Variable } from '../src/config-variables.ts';
 import { createToken } from '../src/stores/api-key-token.ts';
+import { redisOptions } from '../src/stores/redis-options.ts';
+import { parseRedisUrl, type RedisTarget } from '../src/stores/redis-url.ts';
 
 type Env = Record<string, string | undefined>;
 
@@ -100,6 +102,7 @@ t.test('the configuration cannot be changed, down to its lists', async (t) => {
 });
 
 t.test('values of the right form are read into their unit and type', async (t) => {
+  const tracingOf = (config: Config) => config.tracing;
   const cases: [Env, (config: Config) => unknown, unknown][] = [
     [{ API_HOST: '::1' }, (c) => c.http.host, '::1'],
     [{ API_PORT: '0', METRICS_PORT: '0' }, (c) => [c.http.port, c.http.metricsPort], [0, 0]],
@@ -128,6 +131,34 @@ t.test('values of the right form are read into their unit and type', async (t) =
         { tenant: 'default', token },
         { tenant: 'acme', token: otherToken },
       ],
+    ],
+    [
+      { OTEL_SDK_DISABLED: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' },
+      tracingOf,
+      undefined,
+    ],
+    [
+      { OTEL_TRACES_EXPORTER: 'none', OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' },
+      tracingOf,
+      undefined,
+    ],
+    [
+      { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318/', OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json' },
+      tracingOf,
+      { url: 'http://collector:4318/v1/traces', protocol: 'http/json', headers: {} },
+    ],
+    [
+      {
+        OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318',
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://otlp.example.com/spans',
+        OTEL_EXPORTER_OTLP_HEADERS: 'Authorization=Bearer%20abc%3D, x-org = 7',
+      },
+      tracingOf,
+      {
+        url: 'https://otlp.example.com/spans',
+        protocol: 'http/protobuf',
+        headers: { authorization: 'Bearer abc=', 'x-org': '7' },
+      },
     ],
     [{ DATABASE_URL_REPLICA: DATABASE_URL }, (c) => c.postgres.replicaUrl, DATABASE_URL],
     [{ DATABASE_MIGRATION_URL: `${DATABASE_URL}2` }, (c) => c.postgres.migrationUrl, `${DATABASE_URL}2`],
@@ -217,6 +248,15 @@ t.test('each value of the wrong form is refused with its name and the reason', a
     ['API_KEY_SECRET', 'a'.repeat(40), /has fewer than 10 different characters/],
     ['SECRET_KEY', '12345678'.repeat(5), /has fewer than 10 different characters/],
     ['SECRET_KEY', '0123456789'.repeat(4), /is one short text, repeated/],
+
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'collector:4318', /is not a URL of http/],
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'grpc://collector:4317', /is not a URL of http/],
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'http://collector:4318?a=b', /has more than a path/],
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'http://otlp.example.com', /leaves the private network without TLS/],
+    ['OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'http://a:b@collector/v1', /holds a login/],
+    ['OTEL_EXPORTER_OTLP_PROTOCOL', 'grpc', /is not in the list[^]*http\/protobuf, http\/json/],
+    ['OTEL_EXPORTER_OTLP_HEADERS', 'a=b,c', /entry 2 is not name=value/],
+    ['OTEL_EXPORTER_OTLP_HEADERS', 'a=%0d%0a', /entry 1 is not percent-encoded text/],
   ];
   for (const [name, text, reason] of cases) {
     const message = refusal({ [name]: text });
@@ -302,6 +342,10 @@ t.test('a Redis that leaves the private network is reached with verified TLS onl
     'redis://user:x1@10.0.0.1:6380/15',
     'redis://:changeme@127.0.0.1/',
     'rediss://:x1@cache.example.com:6380/0?family=6',
+    'redis+sentinel://:x1@s1,s2:26380,[fd00::1]/main/2?sentinel_username=u&sentinel_password=x2',
+    'rediss+sentinel://u:x1@s1.example.com/main',
+    'redis+cluster://c1:7000,10.0.0.2:7000,c3',
+    'rediss+cluster://u:x1@c1.example.com:7000,c2.example.com/0?family=4',
   ];
   for (const url of accepted) t.equal(refusal({ REDIS_URL: url }), '', url);
 
@@ -320,6 +364,27 @@ t.test('a Redis that leaves the private network is reached with verified TLS onl
     ['redis:6379', /has the wrong scheme/],
     ['/run/redis.sock', /has the wrong scheme/],
     ['redis://:your-password@redis', /placeholder for a password/],
+    ['redis://redis?family=5', /neither 4 nor 6/],
+    ['redis://:x1@redis:99999', /cannot be read/],
+    ['redis://[::x]', /cannot be read/],
+    ['redis:///0', /names no host/],
+    ['redis+tls://redis', /has the wrong scheme/],
+    ['redis://r1,r2', /has several hosts; that is for redis\+sentinel:\/\/ and redis\+cluster:\/\//],
+    ['redis+sentinel://s1,s2', /does not name the primary/],
+    ['redis+sentinel://s1/main/one', /is not a database number/],
+    ['redis+sentinel://s1/main/1/2', /is not a database number/],
+    [
+      'redis+sentinel://s1/main?password=x1',
+      /only family, sentinel_username and sentinel_password are allowed/,
+    ],
+    ['redis+sentinel://s1/main?sentinel_password=changeme', /placeholder for a password/],
+    ['redis+cluster://c1/1', /has a database number; a cluster has only 0/],
+    ['redis+cluster://c1,,c3', /cannot be read/],
+    ['redis+cluster://c1?sentinel_password=x1', /only family is allowed/],
+    [
+      'redis+cluster://:x1@c1,c2.example.com:7000',
+      /without TLS; write rediss\+cluster:\/\/:\*\*\*@c1,c2\.example\.com:7000$/m,
+    ],
   ];
   for (const [url, reason] of refused) {
     for (const name of ['REDIS_URL', 'REDIS_CACHE_URL']) t.match(refusal({ [name]: url }), reason, url);
@@ -339,9 +404,38 @@ t.test('the drivers read the accepted URLs as the checks did', async (t) => {
     t.equal(new Client(load({ DATABASE_URL: url }).config.postgres.url).host, '/run/pg', url);
   }
 
-  const redis = new Redis('rediss://:x1@cache.example.com:6380/2?family=6', { lazyConnect: true });
-  t.match(redis.options, { host: 'cache.example.com', port: 6380, db: 2, family: 6, tls: true });
+  const { url = '' } = load({ REDIS_URL: 'rediss://:x%2F1@cache.example.com:6380/2?family=6' }).config.redis;
+  const { options } = new Redis({ ...redisOptions(readRedis(url), 150, 'test'), lazyConnect: true });
+  const read = { host: 'cache.example.com', port: 6380, db: 2, family: 6, password: 'x/1', tls: {} };
+  t.match(options, read);
+  t.strictSame(readRedis('redis+sentinel://u:x1@s1,[::1]:1/main/2?sentinel_password=a+b%3D'), {
+    topology: 'sentinel',
+    tls: false,
+    hosts: [
+      { host: 's1', port: 26_379 },
+      { host: '::1', port: 1 },
+    ],
+    username: 'u',
+    password: 'x1',
+    database: 2,
+    family: 0,
+    sentinel: { name: 'main', username: '', password: 'a+b=' },
+  });
+  t.match(readRedis('rediss+cluster://c1.example.com,c2.example.com:7000'), {
+    topology: 'cluster',
+    tls: true,
+    hosts: [
+      { host: 'c1.example.com', port: 6379 },
+      { host: 'c2.example.com', port: 7000 },
+    ],
+  });
 });
+
+function readRedis(url: string): RedisTarget {
+  const target = parseRedisUrl(url, (reason) => t.fail(`${url} ${reason}`));
+  if (!target) throw new Error('refused');
+  return target;
+}
 
 t.test('values that contradict each other are refused', async (t) => {
   const cases: [Env, RegExp | ''][] = [
@@ -460,6 +554,11 @@ t.test('no secret is ever in a message, wherever it stands', async (t) => {
     `redis://:${canary}`,
     `redis://:1/${canary}@cache.example.com`,
     `rediss://cache.example.com/0?password=${canary}`,
+    `redis+sentinel://:${canary}@s1.example.com,s2/main?sentinel_password=${canary}`,
+    `redis+sentinel://${canary}@s1,s2?sentinel_username=${canary}&other=${canary}`,
+    `redis+cluster://:1,${canary}@c1.example.com`,
+    `redis+cluster://:1/${canary}@c1`,
+    `redis+cluster://c1,:${canary}`,
     ` redis://:${canary}@redis/0`,
     `"redis://:${canary}@redis/0"`,
     `/app:${canary}@db.example.com/app`,
@@ -477,6 +576,9 @@ t.test('no secret is ever in a message, wherever it stands', async (t) => {
       'DATABASE_MIGRATION_URL',
       'REDIS_URL',
       'REDIS_CACHE_URL',
+      'OTEL_EXPORTER_OTLP_ENDPOINT',
+      'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+      'OTEL_EXPORTER_OTLP_HEADERS',
     ],
   );
   const file = join(t.testdir({ secret: '' }), 'secret');
@@ -540,6 +642,35 @@ t.test('a secret file that may not be read is named, and its content is not', as
   }
 });
 
+/** Of the SDK, which reads them itself. */
+const OTEL_NAMES = [
+  'OTEL_SERVICE_NAME',
+  'OTEL_RESOURCE_ATTRIBUTES',
+  'OTEL_TRACES_SAMPLER',
+  'OTEL_TRACES_SAMPLER_ARG',
+  'OTEL_METRICS_EXPORTER',
+  'OTEL_LOGS_EXPORTER',
+  'OTEL_PROPAGATORS',
+  'OTEL_BSP_SCHEDULE_DELAY',
+  'OTEL_BSP_EXPORT_TIMEOUT',
+  'OTEL_BSP_MAX_QUEUE_SIZE',
+  'OTEL_BSP_MAX_EXPORT_BATCH_SIZE',
+  'OTEL_ATTRIBUTE_COUNT_LIMIT',
+  'OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT',
+  'OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT',
+  'OTEL_EXPORTER_OTLP_TIMEOUT',
+  'OTEL_EXPORTER_OTLP_COMPRESSION',
+  'OTEL_EXPORTER_OTLP_CERTIFICATE',
+  'OTEL_EXPORTER_OTLP_CLIENT_KEY',
+  'OTEL_EXPORTER_OTLP_METRICS_ENDPOINT',
+  'OTEL_EXPORTER_OTLP_LOGS_ENDPOINT',
+  'OTEL_EXPORTER_OTLP_TRACES_HEADERS',
+  'OTEL_EXPORTER_OTLP_TRACES_PROTOCOL',
+  'OTEL_LOG_LEVEL',
+  'OTEL_NODE_RESOURCE_DETECTORS',
+  'OTEL_SEMCONV_STABILITY_OPT_IN',
+];
+
 t.test('a mistyped variable is warned about, a foreign one is not', async (t) => {
   const typos: [string, RegExp][] = [
     ['RATE_LIMIT_PER_MINUT', /^RATE_LIMIT_PER_MINUT is not .*did you mean RATE_LIMIT_PER_MINUTE\?$/],
@@ -549,6 +680,7 @@ t.test('a mistyped variable is warned about, a foreign one is not', async (t) =>
     ['DATABASE_URL_FIEL', /did you mean DATABASE_URL_FILE\?$/],
     ['REDIS_PASSWORD', /^REDIS_PASSWORD is not a variable of this service and has no effect$/],
     ['LOG_FILE', /^LOG_FILE is not a variable/],
+    ['OTEL_EXPORTER_OTLP_ENDPONT', /did you mean OTEL_EXPORTER_OTLP_ENDPOINT\?$/],
   ];
   for (const [name, warning] of typos) t.match(load({ [name]: 'x' }).warnings, [warning], name);
 
@@ -577,6 +709,7 @@ t.test('a mistyped variable is warned about, a foreign one is not', async (t) =>
     TEST_DATABASE_URL: 'x',
     TEST_REDIS_URL: 'x',
     npm_config_cache: 'x',
+    ...Object.fromEntries(OTEL_NAMES.map((name) => [name, 'x'])),
   };
   t.strictSame(load(foreign).warnings, []);
 });

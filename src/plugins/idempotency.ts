@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { preHandlerHookHandler } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
 import type { IdempotentRequest } from '../stores/idempotency.ts';
@@ -20,18 +21,22 @@ const KEY = /^[\x21-\x7e]{1,255}$/;
 export const idempotency = fp(
   async (app) => {
     app.decorateRequest('idempotency', undefined);
-    app.addHook('preHandler', (request, _reply, done) => {
-      const key = request.headers['idempotency-key'];
-      if (!request.routeOptions.config.idempotent || key === undefined || !request.principal) return done();
-      if (typeof key !== 'string' || !KEY.test(key)) {
-        return done(new AppError('bad_request', 'Idempotency-Key takes 1 to 255 printable ASCII characters'));
-      }
-      const fingerprint = createHash('sha256')
-        .update(`${request.method} ${request.url}\n${JSON.stringify(request.body)}`)
-        .digest();
-      request.idempotency = { tenant: request.principal.tenant, key, fingerprint };
-      done();
+    app.addHook('onRoute', (route) => {
+      if (route.config?.idempotent) route.preHandler = [readKey, ...[route.preHandler ?? []].flat()];
     });
   },
   { name: 'idempotency' },
 );
+
+const readKey: preHandlerHookHandler = (request, _reply, done) => {
+  const key = request.headers['idempotency-key'];
+  if (key === undefined || !request.principal) return done();
+  if (typeof key !== 'string' || !KEY.test(key)) {
+    return done(new AppError('bad_request', 'Idempotency-Key takes 1 to 255 printable ASCII characters'));
+  }
+  const fingerprint = createHash('sha256')
+    .update(`${request.method} ${request.url}\n${JSON.stringify(request.body)}`)
+    .digest();
+  request.idempotency = { tenant: request.principal.tenant, key, fingerprint };
+  done();
+};

@@ -18,10 +18,10 @@ export const notFound = fp<{ routes: RouteList }>(
     app.setNotFoundHandler((request) => {
       throw objectionTo(request);
     });
-    if (app.prefix !== '') return;
-    // After the hooks of the scope and before the body, which is not worth reading. Scopes inherit it.
-    app.addHook('preParsing', (request, _reply, payload, done) => {
-      done(request.is404 ? objectionTo(request) : null, payload);
+    // After the hooks of the scope, which has to be registered before, and before the body is read.
+    app.addHook('onRequest', (request, _reply, done) => {
+      if (request.is404 && request.server === app) done(objectionTo(request));
+      else done();
     });
   },
   { name: 'not-found' },

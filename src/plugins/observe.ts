@@ -1,13 +1,22 @@
-import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../lifecycle.ts';
 import type { Metrics } from '../metrics.ts';
+import type { Problems } from '../openapi-failures.ts';
+import {
+  CLIENT_CLOSED_REQUEST,
+  UNMATCHED,
+  methodLabel,
+  startSeries,
+  startUnmatchedSeries,
+} from '../request-series.ts';
+import type { RunningRequest } from '../running-requests.ts';
 
 export interface ObserveOptions {
   record: RecordRequest;
   metrics: Metrics;
   lifecycle: Lifecycle;
+  problems: Problems;
 }
 
 declare module 'fastify' {
@@ -20,55 +29,40 @@ declare module 'fastify' {
   }
 }
 
-/** nginx's number for a client that left before its answer. */
-const CLIENT_CLOSED_REQUEST = 499;
-
-/** Statuses that alerts look at: every route has their series from the start, or its first failure is no increase. */
-const ALERTED_STATUSES = ['500', '503', '504'];
-
 /**
  * What is known of every request: its id in the answer, one log line, and the request metrics. Log
  * and metrics share the one listener at the end of the answer.
  */
 export const observe = fp<ObserveOptions>(
-  async (app, { record, metrics, lifecycle }) => {
-    app.addHook('onRoute', (route) => {
-      const statuses = Object.keys(route.schema?.response ?? {});
-      for (const method of [route.method].flat()) {
-        for (const status of [...statuses, ...ALERTED_STATUSES]) {
-          metrics.requests.inc({ method, route: route.url, status }, 0);
-        }
-        metrics.requestLatency.zero({ method, route: route.url });
-      }
-    });
+  async (app, { record, metrics, lifecycle, problems }) => {
+    const { running } = lifecycle;
+    startUnmatchedSeries(metrics, problems);
+    app.addHook('onRoute', (route) => startSeries(metrics, problems, route));
 
     app.addHook('onRequest', (request, reply, done) => {
-      metrics.requestsInFlight.inc();
-      reply.header('x-request-id', request.id);
+      const started = running.start(request, reply);
       // 'close' ends every answer, also one whose client hung up; Fastify's response hook misses those.
-      reply.raw.once('close', () => finish(request, reply));
-      done();
-    });
-
-    // Not earlier: a request that was in flight when draining began must not leave its connection open.
-    app.addHook('onSend', (_request, reply, _payload, done) => {
+      reply.raw.once('close', () => finish(started));
+      reply.header('x-request-id', request.id);
       if (lifecycle.draining) reply.header('connection', 'close');
       done();
     });
 
-    function finish(request: FastifyRequest, reply: FastifyReply): void {
-      const route = request.routeOptions.url ?? UNMATCHED;
-      const durationMs = reply.elapsedTime;
-      metrics.requestsInFlight.dec();
+    function finish(ended: RunningRequest): void {
+      running.end(ended);
+      const { request, reply, startedMs } = ended;
+      const { url: route = UNMATCHED, config } = request.routeOptions;
+      const durationMs = performance.now() - startedMs;
       metrics.requestLatency.observe({ method: methodLabel(request.method), route }, durationMs / 1000);
       record({
         requestId: request.id,
+        traceId: request.raw.trace?.traceId,
         principal: request.principal,
         method: request.method,
         route,
         status: reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST,
         durationMs,
-        quiet: request.routeOptions.config.quiet ?? false,
+        quiet: config.quiet ?? false,
       });
     }
   },
@@ -77,6 +71,7 @@ export const observe = fp<ObserveOptions>(
 
 export interface AnsweredRequest {
   requestId: string;
+  traceId?: string | undefined;
   principal?: { tenant: string; keyId: string } | null;
   method: string;
   route: string;
@@ -97,12 +92,13 @@ export function createRequestRecord(options: {
   // These fields are all our own: nothing to redact, and looking for it costs more than the rest of the line.
   const log = options.log.child({}, { redact: [] });
 
-  return ({ requestId, principal, route, status, durationMs, quiet, ...request }) => {
-    const method = methodLabel(request.method);
+  return ({ requestId, traceId, principal, method: sent, route, status, durationMs, quiet }) => {
+    const method = methodLabel(sent);
     metrics.requests.inc({ method, route, status });
     if (quiet) return;
     const line = {
       request_id: requestId,
+      trace_id: traceId,
       tenant: principal?.tenant,
       key_id: principal?.keyId,
       method,
@@ -117,14 +113,4 @@ export function createRequestRecord(options: {
       log.info(line, 'request completed');
     }
   };
-}
-
-/** Route label of requests that no route answers. */
-const UNMATCHED = 'unmatched';
-
-/** Methods that have a series of their own; a client can make up any other. */
-const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
-
-function methodLabel(method: string): string {
-  return METHODS.has(method) ? method : 'OTHER';
 }

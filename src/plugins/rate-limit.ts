@@ -1,10 +1,11 @@
 import { normalizeIP } from '@fastify/rate-limit';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Principal } from '../stores/key-ring.ts';
-import type { RateLimiter, RateLimitRule, Verdict } from '../stores/rate-limit.ts';
+import type { Lease } from '../stores/lease-state.ts';
+import type { RateLimiter, Verdict } from '../stores/rate-limit.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -32,74 +33,67 @@ interface Bound {
   name: 'second' | 'minute' | 'tenant';
   label: 'burst' | 'key' | 'tenant';
   windowSeconds: number;
-  rule: RateLimitRule;
-  subjectOf: (request: FastifyRequest) => string;
-  maxOf: (request: FastifyRequest) => number;
+  open: (request: FastifyRequest) => Lease;
 }
 
 /**
- * The limits of each key (of each address where no key is needed) and of each tenant. Answers carry
- * `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10 for the limit that is
- * closest, refusals `Retry-After` as well, and all of them name the same moment.
+ * The limits of each key (of each address where no key is needed) and of each tenant; a request that one
+ * of them refuses costs nothing of the others. Answers carry `RateLimit-Policy` and `RateLimit` of
+ * draft-ietf-httpapi-ratelimit-headers-10 for the limit that is closest, refusals `Retry-After` as well,
+ * and all of them name the same moment.
  */
 export const rateLimit = fp<RateLimitOptions>(
   async (app, { limiter, metrics, perMinute, burst, tenantPerMinute, costs, shadow, anonymous }) => {
-    const bounds: Bound[] = [];
     const subjectOf = ({ principal, ip }: FastifyRequest) =>
       principal && principal !== anonymous ? principal.keyId : normalizeIP(ip);
-    const minute = { name: 'minute', label: 'key', windowSeconds: 60, subjectOf } as const;
-    const maxOf = ({ principal }: FastifyRequest) => principal?.limitPerMinute ?? perMinute;
+    const bounds: Bound[] = [];
     if (burst > 0) {
-      const second = { name: 'second', label: 'burst', windowSeconds: 1, subjectOf } as const;
-      bounds.push({ ...second, rule: limiter.rule('second', 1_000), maxOf: () => burst });
+      const ofSecond = limiter.rule('second', 1_000);
+      const open = (request: FastifyRequest) => ofSecond(subjectOf(request), burst);
+      bounds.push({ name: 'second', label: 'burst', windowSeconds: 1, open });
     }
-    bounds.push({ ...minute, rule: limiter.rule('minute', 60_000), maxOf });
+    const ofMinute = limiter.rule('minute', 60_000);
+    bounds.push({
+      name: 'minute',
+      label: 'key',
+      windowSeconds: 60,
+      open: (request) => ofMinute(subjectOf(request), request.principal?.limitPerMinute ?? perMinute),
+    });
     if (tenantPerMinute > 0) {
-      const tenant = { name: 'tenant', label: 'tenant', windowSeconds: 60 } as const;
-      const rule = limiter.rule('tenant', 60_000);
+      const ofTenant = limiter.rule('tenant', 60_000);
       const tenantOf = (request: FastifyRequest) => request.principal?.tenant ?? subjectOf(request);
-      bounds.push({ ...tenant, rule, subjectOf: tenantOf, maxOf: () => tenantPerMinute });
+      const open = (request: FastifyRequest) => ofTenant(tenantOf(request), tenantPerMinute);
+      bounds.push({ name: 'tenant', label: 'tenant', windowSeconds: 60, open });
     }
 
     app.addHook('onRequest', (request, reply, done) => {
+      const leases = bounds.map(({ open }) => open(request));
       const cost = costOf(request);
-      let closest: { bound: Bound; verdict: Verdict } | undefined;
-      check(0);
-
-      /** Goes on in the same turn while leases last, and after a question to Redis when one does not. */
-      function check(from: number): void {
-        for (let i = from; i < bounds.length; i++) {
-          const bound = bounds[i] as Bound;
-          const found = bound.rule.take(bound.subjectOf(request), bound.maxOf(request), cost);
-          if (found instanceof Promise) {
-            found.then((verdict) => judge(i, verdict) && check(i + 1), done);
-            return;
-          }
-          if (!judge(i, found)) return;
-        }
-        if (closest && !shadow) announce(reply, closest.bound, closest.verdict);
-        done();
+      if (shadow) {
+        for (const [index, lease] of leases.entries()) void watch(bounds[index] as Bound, lease, cost);
+        return done();
       }
+      // In the same turn while the leases last.
+      const verdict = limiter.take(leases, cost);
+      if (verdict instanceof Promise) verdict.then(judge, done);
+      else judge(verdict);
 
-      function judge(i: number, verdict: Verdict): boolean {
-        const bound = bounds[i] as Bound;
-        if (verdict.admitted) {
-          if (!closest || verdict.left < closest.verdict.left) closest = { bound, verdict };
-          return true;
-        }
-        metrics.rateLimitHits.inc({ limit: bound.label });
-        if (shadow) return true;
-        for (const paid of bounds.slice(0, i)) paid.rule.refund(paid.subjectOf(request), cost);
-        const retryAfterSeconds = announce(reply, bound, verdict);
-        const { windowSeconds } = bound;
-        done(
-          new AppError('rate_limited', `More than ${verdict.max} requests in ${windowSeconds} s`, {
-            retryAfterSeconds,
-          }),
-        );
-        return false;
+      function judge(found: Verdict): void {
+        const { name, label, windowSeconds } = bounds[found.index] as Bound;
+        const seconds = Math.max(1, Math.ceil(found.resetMs / 1000));
+        reply.header('ratelimit-policy', `"${name}";q=${found.max};w=${windowSeconds}`);
+        reply.header('ratelimit', `"${name}";r=${found.left};t=${seconds}`);
+        if (found.admitted) return done();
+        metrics.rateLimitHits.inc({ limit: label });
+        const detail = `More than ${found.max} requests in ${windowSeconds} s`;
+        done(new AppError('rate_limited', detail, { retryAfterSeconds: seconds }));
       }
     });
+
+    async function watch({ label }: Bound, lease: Lease, cost: number): Promise<void> {
+      const { admitted } = await limiter.take([lease], cost);
+      if (!admitted) metrics.rateLimitHits.inc({ limit: label });
+    }
 
     function costOf({ method, routeOptions }: FastifyRequest): number {
       if (routeOptions.config.expensive) return costs.query;
@@ -108,11 +102,3 @@ export const rateLimit = fp<RateLimitOptions>(
   },
   { name: 'rate-limit' },
 );
-
-/** Returns the seconds until the moment that it named. */
-function announce(reply: FastifyReply, { name, windowSeconds }: Bound, verdict: Verdict): number {
-  const seconds = Math.max(1, Math.ceil(verdict.resetMs / 1000));
-  reply.header('ratelimit-policy', `"${name}";q=${verdict.max};w=${windowSeconds}`);
-  reply.header('ratelimit', `"${name}";r=${verdict.left};t=${seconds}`);
-  return seconds;
-}

@@ -11,6 +11,7 @@ export interface RawAnswerOptions {
   newRequestId: () => string;
   record: (request: {
     requestId: string;
+    traceId?: string | undefined;
     method: string;
     route: string;
     status: number;
@@ -76,7 +77,7 @@ export function createFrameworkErrorHandler(
 ) {
   return (thrown: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const { status, headers, body } = problem(options, toAppError(thrown), request.id);
-    record(options, request.id, request.method, status);
+    record(options, request.id, request.method, status, request.raw.trace?.traceId);
     reply.raw.writeHead(status, headers).end(request.method === 'HEAD' ? undefined : body);
   };
 }
@@ -108,8 +109,14 @@ function problem({ render, headers, metrics }: RawAnswerOptions, error: AppError
   };
 }
 
-function record(options: RawAnswerOptions, requestId: string, method: string, status: number): void {
-  options.record({ requestId, method, route: 'unmatched', status, durationMs: 0, quiet: false });
+function record(
+  options: RawAnswerOptions,
+  requestId: string,
+  method: string,
+  status: number,
+  traceId?: string,
+): void {
+  options.record({ requestId, traceId, method, route: 'unmatched', status, durationMs: 0, quiet: false });
 }
 
 function fromParser(thrown: SocketError): AppError {

@@ -9,31 +9,40 @@ export interface Limit {
   windowMs: number;
 }
 
+/** What one process knows of one limit. Times are of its own clock unless told otherwise. */
 export interface Lease {
   limit: Limit;
-  /** Taken and not yet used; void from `until` on (ms of `now()`). */
+  /** Taken and not yet used; void from `until` on. */
   tokens: number;
   until: number;
-  /** What Redis holds of the lease: its size, and its end on the server's clock. */
+  /** What Redis holds of the lease: its size, and its end on the server's clock (µs). */
   size: number;
   ends: number;
+  /** Since when Redis remembers: another number means that it forgot. */
+  epoch: number;
   /** What this process admitted in the last window, oldest first; Redis knows of the first `told` parts. */
   used: { tokens: number; from: number; to: number }[];
   told: number;
-  /** Left in Redis when it was last asked, and the moment of which it said that more comes. */
+  /** Left in Redis when it was last asked. */
   left: number;
-  moreAt: number;
-  /** Requests of this cost and above are refused until `moreAt` without asking. */
-  refusedCost: number;
-  /** Asked of this process since it asked Redis, and the size that was good for the last lease. */
+  /** Until when requests of a cost are refused without asking. */
+  refused: Map<number, number>;
+  /** Offered to this process since it asked Redis, and what it wanted for that when it did. */
   demand: number;
-  askedAt: number;
   wanted: number;
-  /** The server's clock, and the moment before which it showed that. */
+  askedAt: number;
+  /** The server's clock (µs), some time after `askedAt`. */
   serverTime: number;
-  seenAt: number;
-  waiting: { cost: number; answer: (error?: Error) => void }[];
+  waiting: Waiter[];
   asking: boolean;
+}
+
+/** A request that waits for an answer of Redis. */
+export interface Waiter {
+  cost: number;
+  since: number;
+  resolve: () => void;
+  reject: (error: Error) => void;
 }
 
 /** Of a small limit each token is asked for by itself, and its time is kept to the millisecond. */
@@ -46,17 +55,32 @@ export function cellMs({ max, windowMs }: Limit): number {
   return isSmall(max) ? 1 : Math.ceil(windowMs / CELLS);
 }
 
+/** A limit of which nothing is known yet. */
 export function openLease(limit: Limit, now: number): Lease {
-  const empty = { tokens: 0, until: 0, size: 0, ends: 0, told: 0, moreAt: 0, demand: 0, wanted: 0 };
-  const clock = { askedAt: now, serverTime: Number.MAX_SAFE_INTEGER / 2, seenAt: 0 };
-  const rest = { left: limit.max, refusedCost: Infinity, asking: false };
-  return { limit, ...empty, ...clock, ...rest, used: [], waiting: [] };
+  return {
+    limit,
+    tokens: 0,
+    until: 0,
+    size: 0,
+    ends: 0,
+    epoch: 0,
+    used: [],
+    told: 0,
+    left: limit.max,
+    refused: new Map(),
+    demand: 0,
+    wanted: 0,
+    askedAt: now,
+    serverTime: Number.MAX_SAFE_INTEGER / 2,
+    waiting: [],
+    asking: false,
+  };
 }
 
 /** What is out by the old limit runs out by itself; what was refused may be admitted now. */
 export function changeLimit(lease: Lease, max: number): void {
   const told = lease.used.length;
-  Object.assign(lease, { limit: { ...lease.limit, max }, tokens: 0, size: 0, told, refusedCost: Infinity });
+  Object.assign(lease, { limit: { ...lease.limit, max }, tokens: 0, size: 0, told, refused: new Map() });
 }
 
 /** Adds to what this process admitted, which Redis learns with the next question; forgets what left the window. */
@@ -73,12 +97,4 @@ export function recordUse(lease: Lease, tokens: number, at: number): void {
   } else {
     used.push({ tokens, from: at, to: at });
   }
-}
-
-/** Takes the last use back, unless Redis was told of it. `leased`: it was paid from the lease. */
-export function takeBack(lease: Lease, tokens: number, leased: boolean): void {
-  const last = lease.used.length > lease.told ? lease.used.at(-1) : undefined;
-  if (!last || last.tokens < tokens) return;
-  last.tokens -= tokens;
-  if (leased) lease.tokens += tokens;
 }

@@ -1,4 +1,6 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { cellMs, isSmall, recordUse, type Lease } from './lease-state.ts';
+import { sleptSince, within } from './patience.ts';
 
 /**
  * A limit of L requests in any window, exact over all processes and mostly paid in memory:
@@ -14,10 +16,10 @@ import { cellMs, isSmall, recordUse, type Lease } from './lease-state.ts';
  * the window: while its lease is out, for the life of the lease and a window more; once the process
  * has told what it used, for a window from then on. So any window holds at most L, whatever a process
  * does, crash included. A process takes what it uses in a part of the window, and at most half of
- * what is free: leases shrink to one as the limit comes near.
+ * what is free: leases shrink as the limit comes near.
  */
 
-/** Runs LEASE_SCRIPT; resolves to [granted, ends, left, waitMs, serverTime, lost]. */
+/** Runs LEASE_SCRIPT; resolves to [granted, ends, left, waitMs, serverTime, epoch]. */
 export type RunScript = (id: string, args: number[]) => Promise<number[]>;
 export type Leases = ReturnType<typeof createLeases>;
 
@@ -25,7 +27,7 @@ export type Leases = ReturnType<typeof createLeases>;
 const LIVES = { scarce: 12, plenty: 5 };
 const SHORTEST_LIFE_MS = 500;
 /** Who was refused waits until this part of the limit is free: one question for many requests. */
-const BATCHES = 12;
+const BATCHES = 16;
 const LARGEST_BATCH = 1000;
 
 export function createLeases(options: {
@@ -39,67 +41,102 @@ export function createLeases(options: {
 }) {
   const { run, commandTimeoutMs, now, mostFor, onLoss } = options;
 
+  /** One question for all who wait with the same cost. */
   async function serve(lease: Lease): Promise<void> {
     lease.asking = true;
-    while (lease.waiting.length > 0) {
-      const waiting = lease.waiting.splice(0);
-      const costs = waiting.map(({ cost }) => cost);
-      const sum = costs.reduce((total, cost) => total + cost);
+    for (let first = lease.waiting[0]; first; first = lease.waiting[0]) {
+      const { cost, since } = first;
+      const served = lease.waiting.filter((waiter) => waiter.cost === cost);
+      lease.waiting = lease.waiting.filter((waiter) => waiter.cost !== cost);
       try {
-        await ask(lease, Math.min(...costs), Math.min(sum, mostFor(lease)));
-        // At once, before the next question takes back what they leave.
-        for (const { answer } of waiting) answer();
+        const leftMs = Math.max(1, since + commandTimeoutMs - performance.now());
+        await within(leftMs, askTwice(lease, cost, served.length * cost));
+        // Those who came meanwhile look, too: they may know enough by now.
+        for (const { resolve } of [...served, ...lease.waiting.splice(0)]) resolve();
       } catch (error) {
-        for (const { answer } of [...waiting, ...lease.waiting.splice(0)]) answer(error as Error);
+        for (const { reject } of [...served, ...lease.waiting.splice(0)]) reject(error as Error);
       }
+      // They spend it before the next question takes back what they leave.
+      await nextTurn();
     }
     lease.asking = false;
   }
 
-  async function ask(lease: Lease, least: number, waiting: number): Promise<void> {
-    const { windowMs, max, id } = lease.limit;
-    const small = isSmall(max);
-    const sentAt = now();
-    const part = windowMs / (3 * lease.left > max ? LIVES.plenty : LIVES.scarce);
-    const life = Math.ceil(Math.max(part, SHORTEST_LIFE_MS, 2 * commandTimeoutMs));
-    const usual = Math.ceil((lease.demand * life) / Math.max(1, sentAt - lease.askedAt));
-    const wanted = small ? 0 : Math.min(usual, 2 * lease.wanted + waiting, mostFor(lease));
-    const batch = small ? 1 : Math.min(Math.floor(max / BATCHES), LARGEST_BATCH);
-    const terms = [windowMs, life, cellMs(lease.limit), max, least, wanted, waiting, batch];
-    const settled = [lease.ends, lease.size];
-    for (const { tokens, to } of lease.used.slice(lease.told)) settled.push(tokens, Math.floor(sentAt - to));
-    // Whatever becomes of the question, these tokens are no longer ours.
-    Object.assign(lease, { tokens: 0, size: 0, told: lease.used.length, demand: 0, askedAt: sentAt, wanted });
+  /** A timeout that came late means that this process was asleep, and the answer there, unread: once more. */
+  async function askTwice(lease: Lease, cost: number, sum: number): Promise<void> {
+    const from = performance.now();
+    await ask(lease, cost, sum).catch((error: unknown) => {
+      if (!sleptSince(from, commandTimeoutMs)) throw error;
+      return ask(lease, cost, sum);
+    });
+  }
 
+  async function ask(lease: Lease, cost: number, sum: number): Promise<void> {
+    const { limit, epoch, size, ends, used, told } = lease;
+    const { windowMs, max, id } = limit;
+    const sentAt = now();
+    const life = lifeOf(lease);
+    const most = mostFor(lease);
+    const waiting = Math.max(cost, Math.min(sum, most));
+    const usual = Math.ceil((lease.demand * life) / Math.max(1, sentAt - lease.askedAt));
+    const wanted = isSmall(max) ? 0 : Math.min(usual, 2 * lease.wanted + waiting, most);
+    const batch = isSmall(max) ? 1 : Math.min(Math.floor(max / BATCHES), LARGEST_BATCH);
     // A clock may run a little fast, and the question may take its time.
-    const latest = lease.serverTime + 1.001 * (sentAt - lease.seenAt) + commandTimeoutMs;
-    let reply = await run(id, [...terms, Math.ceil(latest), ...settled]);
+    const passedMs = 1.001 * (sentAt - lease.askedAt) + commandTimeoutMs;
+    const latest = Math.ceil(lease.serverTime + 1000 * passedMs);
+    const terms = [windowMs, life, cellMs(limit), max, cost, wanted, waiting, batch];
+    const settled = [epoch, ends, size];
+    const lastTold = used[told - 1]?.to ?? -Infinity;
+    for (const { tokens, to } of used.slice(told)) settled.push(tokens, sentAt - to);
+    // Whatever becomes of the question, these tokens are no longer ours.
+    Object.assign(lease, { tokens: 0, size: 0, told: used.length, demand: 0, askedAt: sentAt, wanted });
+
+    let reply = await run(id, [...terms, latest, ...settled]);
     if (reply[0] === -1) {
       onLoss('its clock was set forward');
       reply = await run(id, [...terms, Number.MAX_SAFE_INTEGER, ...settled]);
     }
-    const [granted = 0, ends = 0, left = 0, waitMs = 0, serverTime = 0, lost = 0] = reply;
-    if (lost) onLoss('it lost what it had counted');
-    Object.assign(lease, { tokens: granted, size: granted, ends, until: sentAt + life, left });
-    Object.assign(lease, { moreAt: now() + waitMs, refusedCost: left < least ? least : Infinity });
-    Object.assign(lease, { serverTime, seenAt: sentAt });
+    const [granted = 0, grantEnds = 0, left = 0, waitMs = 0, serverTime = 0, newEpoch = 0] = reply;
+    const countedOn = now() < lastTold + windowMs || (size > 0 && serverTime < ends);
+    if (countedOn && newEpoch !== epoch) onLoss('it lost what it had counted');
+    if (lease.askedAt !== sentAt) return;
+    Object.assign(lease, { serverTime, epoch: newEpoch, left });
+    if (lease.limit !== limit) return;
+    Object.assign(lease, { tokens: granted, size: granted, ends: grantEnds, until: sentAt + life });
+    for (const other of lease.refused.keys()) if (other <= left) lease.refused.delete(other);
+    if (left < cost) lease.refused.set(cost, now() + waitMs);
+  }
+
+  /** Tokens of a small limit are used when they come; then the shortest that the question may take will do. */
+  function lifeOf({ limit: { max, windowMs }, left }: Lease): number {
+    if (isSmall(max)) return 2 * commandTimeoutMs;
+    const part = windowMs / (3 * left > max ? LIVES.plenty : LIVES.scarce);
+    return Math.ceil(Math.max(part, SHORTEST_LIFE_MS, 2 * commandTimeoutMs));
   }
 
   return {
-    /** From memory: true (admitted, paid), false (refused) or undefined (only `refill` can tell). */
-    spend(lease: Lease, cost: number, at: number): boolean | undefined {
-      lease.demand += cost;
-      if (lease.tokens < cost) return cost >= lease.refusedCost && at < lease.moreAt ? false : undefined;
-      if (at >= lease.until) return undefined;
-      lease.tokens -= cost;
-      recordUse(lease, cost, at);
-      return true;
+    /** What would become of a request, from memory: 0 (can be paid), the ms for which it is refused, or undefined (ask). */
+    refusedMs({ tokens, until, refused }: Lease, cost: number, at: number): number | undefined {
+      if (cost <= tokens) return at < until ? 0 : undefined;
+      const refusedUntil = refused.get(cost) ?? -Infinity;
+      return at < refusedUntil ? refusedUntil - at : undefined;
     },
 
-    /** Asks Redis, once for all who wait. At `answer` `spend` is worth another try, at once; an error: Redis failed. */
-    refill(lease: Lease, cost: number, answer: (error?: Error) => void): void {
-      lease.waiting.push({ cost, answer });
-      if (!lease.asking) void serve(lease);
+    /** Only when `refusedMs` is 0. */
+    pay(lease: Lease, cost: number, at: number): void {
+      lease.tokens -= cost;
+      recordUse(lease, cost, at);
+    },
+
+    /**
+     * Asks Redis, once for all who wait. Then, in the same turn, look again; rejects when Redis failed, and
+     * at the latest when the command timeout has passed `since` (of performance.now()).
+     */
+    refill(lease: Lease, cost: number, since: number): Promise<void> {
+      return new Promise((resolve, reject) => {
+        lease.waiting.push({ cost, since, resolve, reject });
+        if (!lease.asking) void serve(lease);
+      });
     },
 
     /** Tells Redis what was not used: another process may need it. */

@@ -3,6 +3,7 @@ import { DatabaseError } from 'pg';
 import type { PoolClient, QueryConfig, QueryResult } from 'pg';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
+import { statementChannel } from '../statement-channel.ts';
 import { breaksConnection, noConnection, toAppError } from './postgres-errors.ts';
 import { beginWithTimeouts, createPool } from './postgres-pool.ts';
 import type { PoolOptions } from './postgres-pool.ts';
@@ -42,7 +43,7 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     client.on('error', (err) => {
       if (broken.has(client)) return;
       markBroken(client, err);
-      log.warn({ err, target }, 'lost a connection to Postgres');
+      log.warn({ error: err, target }, 'lost a connection to Postgres');
     });
     if (!roleChecked) void checkRole(client);
   });
@@ -85,7 +86,7 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
 
     const start = performance.now();
     try {
-      return await client.query(query);
+      return await send(client, query);
     } catch (err) {
       if (breaksConnection(err)) markBroken(client, err);
       // A write on a read-only pool is a mistake in the code, not a failover.
@@ -119,4 +120,12 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     const { totalCount: size, idleCount: idle, waitingCount: waiting } = pool;
     return { size, max: poolMax, active: size - idle, idle, waiting };
   }
+}
+
+function send(client: PoolClient, query: QueryConfig): Promise<QueryResult> {
+  if (!statementChannel.hasSubscribers) return client.query(query);
+  const { host, port, database } = client;
+  const operation = /^\s*(\w+)/.exec(query.text)?.[1]?.toUpperCase() ?? 'OTHER';
+  const event = { name: query.name, operation, host, port, database };
+  return statementChannel.tracePromise(() => client.query(query), event);
 }

@@ -2,9 +2,9 @@ import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Metrics } from '../metrics.ts';
-import { changeLimit, openLease, recordUse, takeBack, type Lease, type Limit } from './lease-state.ts';
-import { createLeases, type Leases, type RunScript } from './lease.ts';
-import { createIntervalWarning } from './log-interval.ts';
+import { changeLimit, openLease, recordUse, type Lease } from './lease-state.ts';
+import { createLeases, type RunScript } from './lease.ts';
+import { createLocalShare } from './local-share.ts';
 
 export interface RateLimiterOptions {
   /** Asks Redis for all processes together; undefined without Redis. */
@@ -18,8 +18,11 @@ export interface RateLimiterOptions {
   now?: () => number;
 }
 
+/** What became of a request; of several limits it tells of the one that is closest. */
 export interface Verdict {
   admitted: boolean;
+  /** Which of the leases that were passed it tells of. */
+  index: number;
   /** The limit, and what is left of it as far as this process knows; 0 when refused. */
   max: number;
   left: number;
@@ -28,108 +31,82 @@ export interface Verdict {
 }
 
 export type RateLimiter = ReturnType<typeof createRateLimiter>;
+/** Opens the lease of a subject: its limit, and all that this process knows of it. */
 export type RateLimitRule = ReturnType<RateLimiter['rule']>;
 
 const REMEMBERED_SUBJECTS = 50_000;
-/** After a failure Redis is left alone for so long: a frozen one costs few requests their patience, not each. */
-const PAUSE_MS = 500;
-/** All processes have found Redis again so long after the first. */
-const RETURN_MS = 5_000;
 const CLOSE_TIMEOUT_MS = 500;
 
 /**
- * Limits by leases from Redis (lease.ts). Without Redis no request fails and no limit disappears: this
- * process then admits its share, counting what it admitted by leases before. For a window after Redis
- * came back, or lost what it knew, both have to agree, so the way back has no burst.
+ * Limits by leases from Redis (lease.ts), or by this process's own share without Redis (local-share.ts):
+ * no request fails, no limit disappears, and no request waits for longer than a command may take.
  */
 export function createRateLimiter(options: RateLimiterOptions) {
-  const { run, commandTimeoutMs, expectedReplicas, log, metrics, now = () => performance.now() } = options;
-  const leases = run && createLeases({ run, commandTimeoutMs, now, mostFor, onLoss });
+  const { run, commandTimeoutMs, now = () => performance.now() } = options;
+  const { rateLimitFallback } = options.metrics;
+  const share = createLocalShare({ ...options, shared: run !== undefined, now });
+  const leases = run && createLeases({ run, commandTimeoutMs, now, mostFor, onLoss: share.onLoss });
   const subjects: LRUCache<string, Lease>[] = [];
-  const warn = createIntervalWarning(log);
-  let pausedUntil = -Infinity;
-  let troubledAt = -Infinity;
-  metrics.rateLimitLocal.set(run ? 0 : 1);
-
-  function onLoss(reason: string): void {
-    troubledAt = now();
-    warn({ reason }, 'Redis counts too little: limits are kept per process as well, for a window');
-  }
-
-  function onFailure(error: Error): void {
-    troubledAt = now();
-    pausedUntil = troubledAt + PAUSE_MS;
-    metrics.rateLimitLocal.set(1);
-    warn({ reason: error.message }, 'Redis is away: limits are kept per process');
-  }
-
-  function inTrouble({ windowMs }: Limit, at: number): boolean {
-    return at < troubledAt + windowMs + RETURN_MS;
-  }
 
   function mostFor(lease: Lease): number {
     const at = now();
-    return inTrouble(lease.limit, at) ? Math.max(0, restOfShare(lease, at)) : Infinity;
+    return share.counts(lease.limit, at) ? share.rest(lease, at) : Infinity;
   }
 
-  function restOfShare({ limit, used }: Lease, at: number): number {
-    let rest = share(limit.max);
-    for (const { tokens, to } of used) if (to > at - limit.windowMs) rest -= tokens;
-    return rest;
+  /** 0: it can be paid; undefined when Redis has to be asked. */
+  function refusedMs(lease: Lease, cost: number, at: number): number | undefined {
+    const byShare = share.counts(lease.limit, at) ? share.refusedMs(lease, cost, at) : 0;
+    if (!leases || share.isAlone(at)) return byShare;
+    const byLease = leases.refusedMs(lease, cost, at);
+    return byShare > 0 ? Math.max(byShare, byLease ?? 0) : byLease;
   }
 
-  /** By this process's own count; undefined when it is within its share. */
-  function refuseOverShare({ limit, used }: Lease, cost: number, at: number): Verdict | undefined {
-    const max = share(limit.max);
-    let sum = cost;
-    for (let i = used.length - 1; i >= 0; i--) {
-      const { tokens, to } = used[i] as (typeof used)[number];
-      if (to <= at - limit.windowMs) break;
-      sum += tokens;
-      if (sum > max) return { admitted: false, max: limit.max, left: 0, resetMs: to + limit.windowMs - at };
+  /** Pays for all or for none; undefined when Redis has to be asked first. */
+  function decide(open: Lease[], wanted: number, at: number): Verdict | undefined {
+    let refused: Verdict | undefined;
+    for (const [index, lease] of open.entries()) {
+      const { max } = lease.limit;
+      const resetMs = refusedMs(lease, Math.min(wanted, max), at);
+      if (resetMs === undefined) return undefined;
+      if (resetMs > (refused?.resetMs ?? 0)) refused = { admitted: false, index, max, left: 0, resetMs };
     }
-    return undefined;
+    if (run && share.isAlone(at)) rateLimitFallback.inc();
+    for (const lease of open) lease.demand += wanted;
+    return refused ?? payAll(open, wanted, at);
   }
 
-  function admitHere(lease: Lease, cost: number, at: number): Verdict {
-    if (run) metrics.rateLimitFallback.inc();
-    const refused = refuseOverShare(lease, cost, at);
-    if (refused) return refused;
-    recordUse(lease, cost, at);
-    return admitted(lease, at, restOfShare(lease, at));
+  function payAll(open: Lease[], wanted: number, at: number): Verdict {
+    let closest: Verdict | undefined;
+    for (const [index, lease] of open.entries()) {
+      const { max, windowMs } = lease.limit;
+      const cost = Math.min(wanted, max);
+      if (leases && !share.isAlone(at)) leases.pay(lease, cost, at);
+      else recordUse(lease, cost, at);
+      const left = leftOf(lease, at);
+      const resetMs = (lease.used[0]?.to ?? at) + windowMs - at;
+      if (!closest || left < closest.left) closest = { admitted: true, index, max, left, resetMs };
+    }
+    return closest as Verdict;
   }
 
-  /** Undefined when Redis has to be asked. */
-  function decide(leases: Leases, lease: Lease, cost: number, at: number): Verdict | undefined {
-    if (at < pausedUntil) return admitHere(lease, cost, at);
-    const refused = inTrouble(lease.limit, at) ? refuseOverShare(lease, cost, at) : undefined;
-    if (refused) return refused;
-    const paid = leases.spend(lease, cost, at);
-    if (paid) return admitted(lease, at, Math.min(lease.tokens + lease.left, mostFor(lease)));
-    if (paid === undefined) return undefined;
-    return { admitted: false, max: lease.limit.max, left: 0, resetMs: lease.moreAt - at };
+  function leftOf(lease: Lease, at: number): number {
+    if (share.isAlone(at)) return share.rest(lease, at);
+    return Math.min(lease.tokens + lease.left, mostFor(lease));
   }
 
-  function askAndDecide(leases: Leases, lease: Lease, cost: number): Promise<Verdict> {
-    return new Promise((resolve) => {
-      const tryAgain = (error?: Error) => {
-        if (error) onFailure(error);
-        else metrics.rateLimitLocal.set(0);
-        const verdict = decide(leases, lease, cost, now());
-        if (verdict) resolve(verdict);
-        else leases.refill(lease, cost, tryAgain);
-      };
-      leases.refill(lease, cost, tryAgain);
-    });
+  async function askAndDecide(open: Lease[], wanted: number): Promise<Verdict> {
+    const since = performance.now();
+    for (;;) {
+      const questions = open.flatMap((lease) => ask(lease, Math.min(wanted, lease.limit.max), since));
+      await Promise.all(questions).then(share.onAnswer, share.onFailure);
+      const verdict = decide(open, wanted, now());
+      if (verdict) return verdict;
+    }
   }
 
-  function admitted({ limit, used }: Lease, at: number, left: number): Verdict {
-    const oldest = used[0]?.to ?? at;
-    return { admitted: true, max: limit.max, left, resetMs: oldest + limit.windowMs - at };
-  }
-
-  function share(max: number): number {
-    return Math.max(1, Math.floor(max / expectedReplicas));
+  function ask(lease: Lease, cost: number, since: number): Promise<void>[] {
+    const mustAsk = leases && refusedMs(lease, cost, now()) === undefined;
+    return mustAsk ? [leases.refill(lease, cost, since)] : [];
   }
 
   return {
@@ -137,8 +114,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
     rule(name: string, windowMs: number) {
       const known = new LRUCache<string, Lease>({ max: REMEMBERED_SUBJECTS });
       subjects.push(known);
-
-      function leaseOf(subject: string, max: number): Lease {
+      return (subject: string, max: number): Lease => {
         let lease = known.get(subject);
         if (lease === undefined) {
           lease = openLease({ id: `${name}:${subject}`, max, windowMs }, now());
@@ -147,29 +123,19 @@ export function createRateLimiter(options: RateLimiterOptions) {
           changeLimit(lease, max);
         }
         return lease;
-      }
-
-      return {
-        /** Pays `wanted` (at most the whole limit) for the subject; at once while a lease lasts. */
-        take(subject: string, max: number, wanted: number): Verdict | Promise<Verdict> {
-          const lease = leaseOf(subject, max);
-          const cost = Math.min(wanted, max);
-          if (!leases) return admitHere(lease, cost, now());
-          return decide(leases, lease, cost, now()) ?? askAndDecide(leases, lease, cost);
-        },
-
-        /** For a request that another limit refused. What Redis was told meanwhile stays paid. */
-        refund(subject: string, cost: number): void {
-          const lease = known.peek(subject);
-          if (lease) takeBack(lease, cost, leases !== undefined && now() >= pausedUntil);
-        },
       };
+    },
+
+    /** Pays `cost` (at most the whole limit) from all of them or from none; at once while the leases last. */
+    take(open: Lease[], cost: number): Verdict | Promise<Verdict> {
+      return decide(open, cost, now()) ?? askAndDecide(open, cost);
     },
 
     /** Gives all leases back, as far as Redis listens within half a second. */
     async close(): Promise<void> {
+      if (!leases) return;
       const open = subjects.flatMap((known) => [...known.values()]).filter(({ tokens }) => tokens > 0);
-      const given = Promise.allSettled(open.map((lease) => leases?.giveBack(lease)));
+      const given = Promise.allSettled(open.map((lease) => leases.giveBack(lease)));
       await Promise.race([given, delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
     },
   };

@@ -125,7 +125,8 @@ export function createReplicaWatch(
     saidUsable = usable();
     const lagSeconds = lagMs / 1000;
     if (saidUsable) log.info({ lagSeconds }, 'reads go to the replica');
-    else log.warn({ lagSeconds, err }, 'reads go to the primary: the replica is away or too far behind');
+    else
+      log.warn({ lagSeconds, error: err }, 'reads go to the primary: the replica is away or too far behind');
   }
 }
 

@@ -15,9 +15,9 @@ export interface ReplicaReader {
   /**
    * To be awaited after each commit of a tenant's write and before it is answered. Never rejects: the write
    * is done. It takes no transaction on purpose: a position read inside of one lies before its commit
-   * record, and a replica may have replayed that far without the write being visible.
+   * record, and a replica may have replayed that far without the write being visible. `requestId` is for the log.
    */
-  markWrite(tenant: string): Promise<void>;
+  markWrite(tenant: string, requestId?: string): Promise<void>;
   /** Measured anew when the last measurement is older than a second; 0 without a replica. */
   lagSeconds(): Promise<number>;
 }
@@ -61,12 +61,15 @@ export function createReplicaReader(
       }
     },
 
-    async markWrite(tenant) {
+    async markWrite(tenant, requestId) {
       const position = await currentPosition();
       try {
         await marks.set(tenant, position);
       } catch (err) {
-        log.warn({ err }, 'a write could not be marked: other processes may read the state before it');
+        log.warn(
+          { error: err, request_id: requestId },
+          'a write could not be marked: other processes may read the state before it',
+        );
         distrust();
       }
     },

@@ -4,11 +4,12 @@ import type { Test } from 'tap';
 import { buildApp, type AppOptions } from '../../src/app.ts';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { buildInternalApp } from '../../src/internal-app.ts';
-import type { Lifecycle } from '../../src/lifecycle.ts';
+import { createLifecycle, type Lifecycle } from '../../src/lifecycle.ts';
 import { createLog } from '../../src/logging.ts';
 import { createMetrics, type Metrics } from '../../src/metrics.ts';
 import { openServices, type Services } from '../../src/services.ts';
 import type { CreateApiKey } from '../../src/stores/api-key-admin.ts';
+import { CANARY, refuseLeaks, secretsIn, secretsOf } from './canary.ts';
 import { createDatabase } from './postgres.ts';
 
 export interface TestApp {
@@ -52,7 +53,7 @@ export async function startTestApp(
   env: Record<string, string> = {},
   options: Pick<AppOptions, 'receive'> = {},
 ): Promise<TestApp> {
-  const { config } = loadConfig({
+  const variables = {
     DATABASE_URL: env.DATABASE_URL ?? (await createDatabase(t)),
     API_HOST: '127.0.0.1',
     API_PORT: '0',
@@ -63,12 +64,15 @@ export async function startTestApp(
     MAX_EVENT_LOOP_DELAY_MS: '0',
     API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
     ...env,
-  });
+  };
+  const { config } = loadConfig(variables);
+  const secrets = new Set(secretsIn(variables));
+  const errorBodies: string[] = [];
   const logs: Record<string, unknown>[] = [];
   const log = createLog(config.log, lineCollector(logs));
   const metrics = createMetrics('test');
-  const lifecycle: Lifecycle = { draining: false };
-  const services = openServices(config, { log, metrics });
+  const lifecycle = createLifecycle();
+  const services = openServices(config, { log, metrics, usageSource: process });
   const app = await buildApp({
     config,
     log,
@@ -78,12 +82,17 @@ export async function startTestApp(
     version: '0.0.0-test',
     ...options,
   });
-  const internal = buildInternalApp({ metrics, db: services.db });
+  const internal = buildInternalApp({ log, metrics, lifecycle, services, version: '0.0.0-test' });
   await Promise.all([app.ready(), internal.ready()]);
   t.teardown(async () => {
     app.server.closeAllConnections();
     await Promise.all([app.close(), internal.close()]);
     for (const { close } of services.closers) await close();
+    refuseLeaks(secrets, {
+      log: JSON.stringify(logs),
+      errors: errorBodies.join('\n'),
+      metrics: await metrics.registry.metrics(),
+    });
   });
 
   return {
@@ -99,17 +108,24 @@ export async function startTestApp(
         { tenant: 'acme', name: 'test', scopes: ['*'], limitPerMinute: null, expiresAt: null, ...wanted },
         { actor: 'test', requestId: null, ip: null },
       );
+      for (const secret of secretsOf(token)) secrets.add(secret);
       return { id: key.id, token };
     },
     async request(method, url, { token, body, headers, remoteAddress } = {}) {
+      const sent = { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...headers };
+      for (const [name, value] of Object.entries(sent)) {
+        if (/^(authorization|x-api-key|cookie)$/i.test(name))
+          for (const secret of secretsOf(value)) secrets.add(secret);
+      }
       const response = await app.inject({
         method: method ?? 'GET',
         url,
-        headers: { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...headers },
+        headers: sent,
         ...(body === undefined ? {} : { payload: body as object }),
         ...(remoteAddress === undefined ? {} : { remoteAddress }),
       });
       const text = response.body;
+      if (response.statusCode >= 400) errorBodies.push(text);
       const isJson = /json/.test(String(response.headers['content-type']));
       return {
         status: response.statusCode,
@@ -141,7 +157,7 @@ function lineCollector(lines: Record<string, unknown>[]): Writable {
 export function newOrder(changes: Record<string, unknown> = {}) {
   references += 1;
   return {
-    reference: `ref-${references}`,
+    reference: `ref-${CANARY}-${references}`,
     currency: 'EUR',
     items: [{ sku: 'BOOK-1', quantity: 2, unitPriceMinor: 1250 }],
     ...changes,

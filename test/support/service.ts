@@ -4,6 +4,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import type { Test } from 'tap';
+import { refuseLeaks, secretsIn } from './canary.ts';
 import { repositoryDir } from './servers.ts';
 
 export interface ServiceProcess {
@@ -34,22 +35,22 @@ export async function startService(
 
 /** The same, listening or not. */
 export function spawnService(t: Test, env: Record<string, string>, nodeArgs: string[] = []) {
+  const variables = {
+    API_HOST: '127.0.0.1',
+    API_PORT: '0',
+    METRICS_PORT: '0',
+    API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
+    RATE_LIMIT_PER_MINUTE: '1000000',
+    DRAIN_DELAY_SECONDS: '0',
+    SHUTDOWN_TIMEOUT_SECONDS: '5',
+    // A machine that runs several tests at once is late, and that is no news.
+    MAX_EVENT_LOOP_DELAY_MS: '0',
+    ...env,
+  };
   const child = spawn(process.execPath, [...nodeArgs, ...programOf('main')], {
     cwd: repositoryDir,
     // Nothing of the environment of the tests, which has loaders of its own.
-    env: {
-      PATH: process.env.PATH,
-      API_HOST: '127.0.0.1',
-      API_PORT: '0',
-      METRICS_PORT: '0',
-      API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
-      RATE_LIMIT_PER_MINUTE: '1000000',
-      DRAIN_DELAY_SECONDS: '0',
-      SHUTDOWN_TIMEOUT_SECONDS: '5',
-      // A machine that runs several tests at once is late, and that is no news.
-      MAX_EVENT_LOOP_DELAY_MS: '0',
-      ...env,
-    },
+    env: { PATH: process.env.PATH, ...variables },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   }) as ChildProcessByStdio<null, Readable, Readable>;
   const logs: Record<string, unknown>[] = [];
@@ -68,6 +69,7 @@ export function spawnService(t: Test, env: Record<string, string>, nodeArgs: str
   t.teardown(async () => {
     child.kill('SIGKILL');
     await ended;
+    refuseLeaks(secretsIn(variables), { log: JSON.stringify(logs), 'standard error': errors });
   });
   return { child, logs, ended, stderr: () => errors };
 }

@@ -1,11 +1,11 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { UUID, type Cursors } from '../../stores/cursor.ts';
 import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
 import type { Idempotency } from '../../stores/idempotency.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import * as schema from './schema.ts';
-import { createOrderService, type OrderServiceDeps } from './service.ts';
+import { createOrderService, type Caller, type OrderServiceDeps } from './service.ts';
 
 export interface OrderRoutesOptions extends OrderServiceDeps {
   idempotency: Idempotency;
@@ -39,15 +39,15 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const tenant = tenantOf(request);
+      const caller = callerOf(request);
       const answer = await idempotency.run(request.idempotency, async (tx) => {
-        const order = await service.create(tx, tenant, request.body);
+        const order = await service.create(tx, caller, request.body);
         const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
         return { status: 201, headers, body: order };
       });
       const order = answer.body as schema.Order;
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
-      else await service.created(tenant, order);
+      else await service.created(caller, order);
       return reply.code(201).headers(answer.headers).send(order);
     },
   );
@@ -67,11 +67,13 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const { order, ageSeconds } = await service.get(tenantOf(request), request.params.id);
-      const etag = versionEtag(order.version);
+      const { etag, ageSeconds, json } = await service.get(callerOf(request), request.params.id, {
+        etagOf: ({ version }) => versionEtag(version),
+        write: reply.getSerializationFunction('200'),
+      });
       reply.header('etag', etag).header('cache-control', 'private, no-cache').header('age', ageSeconds);
       if (matchesEtag(request.headers['if-none-match'], etag)) return reply.code(304).send();
-      return order;
+      return sendJson(reply, json);
     },
   );
 
@@ -90,7 +92,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     async (request) => {
       const { cursor, limit } = request.query;
       const before = cursor === undefined ? undefined : cursors.decode('orders', cursor, UUID);
-      const data = await service.list(tenantOf(request), request.query, before);
+      const data = await service.list(callerOf(request), request.query, before);
       const last = data.length === limit ? data.at(-1) : undefined;
       return { data, next: last ? cursors.encode('orders', last.id) : null };
     },
@@ -111,9 +113,11 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const { summary, ageSeconds } = await service.summary(tenantOf(request), request.query);
+      const { ageSeconds, json } = await service.summary(callerOf(request), request.query, {
+        write: reply.getSerializationFunction('200'),
+      });
       reply.header('age', ageSeconds);
-      return summary;
+      return sendJson(reply, json);
     },
   );
 
@@ -136,7 +140,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     async (request, reply) => {
       const version = ifMatchVersion(request.headers['if-match']);
       const order = await service.setStatus(
-        tenantOf(request),
+        callerOf(request),
         request.params.id,
         version,
         request.body.status,
@@ -160,7 +164,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      await service.remove(tenantOf(request), request.params.id, ifMatchVersion(request.headers['if-match']));
+      await service.remove(callerOf(request), request.params.id, ifMatchVersion(request.headers['if-match']));
       return reply.code(204).send();
     },
   );
@@ -177,7 +181,12 @@ const IfMatch = z.looseObject({
   'if-match': z.string().optional().describe('ETag of the order as you know it; required'),
 });
 
-function tenantOf({ principal }: FastifyRequest): string {
+/** What the serializer of the route wrote when it was loaded goes out as it is. */
+function sendJson(reply: FastifyReply, json: string | undefined): FastifyReply {
+  return reply.type('application/json; charset=utf-8').send(json);
+}
+
+function callerOf({ principal, id: requestId }: FastifyRequest): Caller {
   if (!principal) throw new Error('this route is outside of the authenticated scope');
-  return principal.tenant;
+  return { tenant: principal.tenant, requestId };
 }

@@ -1,18 +1,27 @@
+import { randomUUID } from 'node:crypto';
 import { uuidv7 } from 'uuidv7';
 import { AppError } from '../../errors.ts';
-import type { Cache } from '../../stores/cache.ts';
+import type { Metrics } from '../../metrics.ts';
+import type { CacheEntry } from '../../stores/cache-entry.ts';
+import { shapeOf } from '../../stores/cache-text.ts';
+import type { Cache, CacheReadOptions } from '../../stores/cache.ts';
 import type { Db, Tx } from '../../stores/postgres.ts';
 import type { ReplicaReader } from '../../stores/replica.ts';
 import { orderSql } from './repository.ts';
 import {
+  Order,
+  OrderSummary,
+  STATUSES,
   totalOf,
   type ListQuery,
   type NewOrder,
-  type Order,
   type OrderStatus,
-  type OrderSummary,
 } from './schema.ts';
 import type { SummaryQuery } from './schema.ts';
+
+const ORDER_SHAPE = shapeOf(Order);
+const SUMMARY_SHAPE = shapeOf(OrderSummary);
+const DAY_SECONDS = 86_400;
 
 /** Where an order may go from each status; nothing leads out of the last two. */
 const TRANSITIONS: Record<OrderStatus, OrderStatus[]> = {
@@ -23,26 +32,52 @@ const TRANSITIONS: Record<OrderStatus, OrderStatus[]> = {
   cancelled: [],
 };
 
+/** Who asks, and in which request. */
+export interface Caller {
+  tenant: string;
+  requestId: string;
+}
+
+/** How the HTTP side wants what it will send. */
+type AnswerForm<T> = Pick<CacheReadOptions<T>, 'write' | 'etagOf'>;
+
 export interface OrderServiceDeps {
   db: Db;
   replica: ReplicaReader;
   cache: Cache;
+  metrics: Metrics;
   maxRows: number;
 }
 
 /** The rules of orders and what is cached of them; knows neither HTTP nor SQL. */
-export function createOrderService({ db, replica, cache, maxRows }: OrderServiceDeps) {
-  const orderKey = (tenant: string, id: string) => ({ tenant, name: 'order', id });
-  const summaryKey = (tenant: string, { from, to }: SummaryQuery) => ({
-    tenant,
-    name: 'order-summary',
-    id: `${from}/${to}`,
+export function createOrderService({ db, replica, cache, metrics, maxRows }: OrderServiceDeps) {
+  const reached = metrics.counter({
+    name: 'orders_reached_status_total',
+    help: 'Orders that came to a status',
+    labels: { status: STATUSES },
   });
+  const orderKey = (tenant: string, id: string) => ({ tenant, name: 'order', id });
+  const summariesKey = (tenant: string) => ({ tenant, name: 'order-summaries', id: '' });
 
   /** After the commit, never before: a reader in between would put the old row back. */
-  async function changed(tenant: string, id: string): Promise<void> {
-    await replica.markWrite(tenant);
-    await cache.invalidate(orderKey(tenant, id));
+  async function changed({ tenant, requestId }: Caller, id: string): Promise<void> {
+    await replica.markWrite(tenant, requestId);
+    await cache.invalidate(orderKey(tenant, id), summariesKey(tenant));
+  }
+
+  /** Nobody knows which ranges are cached: all hold this name, and a change has it replaced. */
+  function summariesName(tenant: string): Promise<string | undefined> {
+    return cache.get(summariesKey(tenant), async () => randomUUID(), { ttlSeconds: DAY_SECONDS });
+  }
+
+  /** The answer to a commit may get lost: what may have been changed is not kept either. */
+  async function change<T>(caller: Caller, id: string, work: (tx: Tx) => Promise<T>): Promise<T> {
+    const result = await db.transaction(work).catch(async (error: unknown) => {
+      if (error instanceof AppError && error.code === 'timeout') await changed(caller, id);
+      throw error;
+    });
+    await changed(caller, id);
+    return result;
   }
 
   async function current(tx: Tx, tenant: string, id: string, version: number): Promise<Order> {
@@ -54,27 +89,38 @@ export function createOrderService({ db, replica, cache, maxRows }: OrderService
 
   return {
     /** Inside the caller's transaction; call `created` once it is committed. */
-    create(tx: Tx, tenant: string, wanted: NewOrder): Promise<Order> {
+    create(tx: Tx, { tenant }: Caller, wanted: NewOrder): Promise<Order> {
       return orderSql.insert(tx, tenant, uuidv7(), wanted, totalOf(wanted.items));
     },
 
-    created(tenant: string, order: Order): Promise<void> {
-      return changed(tenant, order.id);
+    created(caller: Caller, order: Order): Promise<void> {
+      reached.inc({ status: order.status });
+      return changed(caller, order.id);
     },
 
-    /** The order and how many seconds ago it was read from Postgres. */
-    async get(tenant: string, id: string): Promise<{ order: Order; ageSeconds: number }> {
-      const found = await cache.getWithAge(orderKey(tenant, id), () => orderSql.find(db, tenant, id));
-      if (found.value === undefined) throw notFound();
-      return { order: found.value, ageSeconds: found.ageSeconds };
+    /** Throws `not_found`. */
+    async get(
+      { tenant, requestId }: Caller,
+      id: string,
+      answer: AnswerForm<Order>,
+    ): Promise<CacheEntry<Order>> {
+      const load = () => orderSql.find(db, tenant, id);
+      const order = await cache.read(orderKey(tenant, id), load, {
+        shape: ORDER_SHAPE,
+        requestId,
+        ...answer,
+      });
+      if (order.json === undefined) throw notFound();
+      return order;
     },
 
-    list(tenant: string, filter: ListQuery, before: string | undefined): Promise<Order[]> {
+    list({ tenant }: Caller, filter: ListQuery, before: string | undefined): Promise<Order[]> {
       return orderSql.list(db, tenant, filter, before);
     },
 
-    async setStatus(tenant: string, id: string, version: number, status: OrderStatus): Promise<Order> {
-      const order = await db.transaction(async (tx) => {
+    async setStatus(caller: Caller, id: string, version: number, status: OrderStatus): Promise<Order> {
+      const { tenant } = caller;
+      const order = await change(caller, id, async (tx) => {
         const { status: from } = await current(tx, tenant, id, version);
         if (!TRANSITIONS[from].includes(status)) {
           const allowed = TRANSITIONS[from].join(' or ') || 'nothing else';
@@ -87,36 +133,39 @@ export function createOrderService({ db, replica, cache, maxRows }: OrderService
         if (!updated) throw staleVersion();
         return updated;
       });
-      await changed(tenant, id);
+      reached.inc({ status });
       return order;
     },
 
-    async remove(tenant: string, id: string, version: number): Promise<void> {
-      await db.transaction(async (tx) => {
+    async remove(caller: Caller, id: string, version: number): Promise<void> {
+      const { tenant } = caller;
+      await change(caller, id, async (tx) => {
         await current(tx, tenant, id, version);
         if (!(await orderSql.remove(tx, tenant, id, version))) throw staleVersion();
       });
-      await changed(tenant, id);
     },
 
-    /** May be as old as the cache's TTL; reads a replica when it has seen the tenant's own writes. */
+    /** Reads a replica when it has seen the tenant's own writes. */
     async summary(
-      tenant: string,
+      { tenant, requestId }: Caller,
       range: SummaryQuery,
-    ): Promise<{ summary: OrderSummary; ageSeconds: number }> {
-      const found = await cache.getWithAge(
-        summaryKey(tenant, range),
-        async () => {
-          const rows = await replica.read<OrderSummary['rows'][number]>(
-            tenant,
-            orderSql.summary(tenant, range, maxRows),
-          );
-          if (rows.length <= maxRows) return { ...range, rows };
-          throw new AppError('result_too_large', `More than ${maxRows} rows; ask for fewer days`);
-        },
-        { rows: ({ rows }) => rows.length },
-      );
-      return { summary: found.value as OrderSummary, ageSeconds: found.ageSeconds };
+      answer: AnswerForm<OrderSummary>,
+    ): Promise<CacheEntry<OrderSummary>> {
+      const id = JSON.stringify([await summariesName(tenant), range.from, range.to]);
+      const load = async () => {
+        const rows = await replica.read<OrderSummary['rows'][number]>(
+          tenant,
+          orderSql.summary(tenant, range, maxRows),
+        );
+        if (rows.length <= maxRows) return { ...range, rows };
+        throw new AppError('result_too_large', `More than ${maxRows} rows; ask for fewer days`);
+      };
+      return cache.read({ tenant, name: 'order-summary', id }, load, {
+        shape: SUMMARY_SHAPE,
+        requestId,
+        rows: ({ rows }) => rows.length,
+        ...answer,
+      });
     },
   };
 }

@@ -1,0 +1,54 @@
+import type { IncomingMessage } from 'node:http';
+import { AppError } from './errors.ts';
+import type { Metrics } from './metrics.ts';
+import { traceHeaders } from './trace-context.ts';
+
+export interface UpstreamOptions {
+  /** A label of the metric: one word, not the host. */
+  name: string;
+  /** With a path, if it has one for all calls. */
+  url: string;
+  timeoutMs: number;
+}
+
+export type Upstream = ReturnType<typeof createUpstream>;
+
+const RETRY_AFTER_SECONDS = 2;
+
+/**
+ * An HTTP service that a feature calls. Each call, its body included, ends within `timeoutMs`, counts in
+ * `upstream_request_latency_seconds`, and carries the id and the trace of the request that it is made for.
+ */
+export function createUpstream({ name, url, timeoutMs }: UpstreamOptions, { upstreamLatency }: Metrics) {
+  const base = url.replace(/\/$/, '');
+  upstreamLatency.zero({ upstream: name });
+
+  return {
+    /** `path` begins with a slash. Any status is an answer; throws AppError `timeout` or `unavailable` without one. */
+    async fetch(
+      { id, trace }: Pick<IncomingMessage, 'id' | 'trace'>,
+      path: `/${string}`,
+      init: RequestInit = {},
+    ): Promise<Response> {
+      const headers = new Headers(init.headers);
+      if (id !== undefined) headers.set('x-request-id', id);
+      for (const [header, value] of Object.entries(trace ? traceHeaders(trace) : {})) {
+        headers.set(header, value);
+      }
+      const signal = AbortSignal.timeout(timeoutMs);
+      const stop = upstreamLatency.startTimer({ upstream: name });
+      try {
+        return await fetch(base + path, { redirect: 'error', ...init, headers, signal });
+      } catch (cause) {
+        throw signal.aborted
+          ? new AppError('timeout', 'The request took too long', { cause })
+          : new AppError('unavailable', 'The service is temporarily unavailable', {
+              cause,
+              retryAfterSeconds: RETRY_AFTER_SECONDS,
+            });
+      } finally {
+        stop();
+      }
+    },
+  };
+}

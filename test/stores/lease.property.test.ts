@@ -1,0 +1,314 @@
+import * as fc from 'fast-check';
+import { env } from 'node:process';
+import t, { type Test } from 'tap';
+import { changeLimit, openLease } from '../../src/stores/lease-state.ts';
+import { createLeases } from '../../src/stores/lease.ts';
+import { createRateLimiter, type RateLimiterOptions, type Verdict } from '../../src/stores/rate-limit.ts';
+import { mostInAnyWindow, type Admission } from '../support/admissions.ts';
+import { redisUrl } from '../support/redis.ts';
+import { openVirtualRedis, type Link, type VirtualRedis } from '../support/virtual-redis.ts';
+
+/** `npm run test:limits` looks at many more. */
+const RUNS = Number(env.LIMITS_RUNS ?? 60);
+const MOST_MS = env.LIMITS_RUNS ? 3_600_000 : 2_500;
+const WINDOW_MS = 60_000;
+/** Of real time, which the tests do not set: out of the way. The clock of Redis may go ahead so far unnoticed. */
+const COMMAND_TIMEOUT_MS = 1_000;
+const DEAREST = 7;
+
+type Step =
+  /** So many at once, in parts of the limit but at least one, and what each counts for. */
+  | { do: 'request'; process: number; part: number; cost: number }
+  | { do: 'advance'; ms: number }
+  | { do: 'link'; process: number; link: Link }
+  | { do: 'crash' | 'give back'; process: number }
+  | { do: 'limit'; max: number }
+  | { do: 'clock'; ms: number };
+
+const processes = fc.integer({ min: 1, max: 5 });
+const limits: fc.Arbitrary<number> = fc.constantFrom(1, 2, 5, 20, 99, 100, 101, 150, 400);
+const nth = fc.nat(4);
+const requests: fc.Arbitrary<Step> = fc.record({
+  do: fc.constant('request' as const),
+  process: nth,
+  part: fc.constantFrom(0, 0, 0, 0.1, 0.5, 1.2),
+  cost: fc.constantFrom(1, 1, 1, 2, DEAREST),
+});
+const time: fc.Arbitrary<Step> = fc.record({
+  do: fc.constant('advance' as const),
+  ms: fc.oneof(
+    fc.integer({ min: 0, max: 50 }),
+    fc.integer({ min: 50, max: 3_000 }),
+    fc.integer({ min: 3_000, max: 40_000 }),
+    fc.constantFrom(59_999, 60_000, 60_001, 130_000),
+  ),
+});
+const badLinks = fc.constantFrom<Link>('refused', 'answer lost', 'too late');
+const newLink: fc.Arbitrary<Step> = fc.record({
+  do: fc.constant('link' as const),
+  process: nth,
+  link: fc.oneof(badLinks, fc.constantFrom<Link>('up', 'up', 'slow')),
+});
+const crash: fc.Arbitrary<Step> = fc.record({ do: fc.constant('crash' as const), process: nth });
+const giving: fc.Arbitrary<Step> = fc.record({ do: fc.constant('give back' as const), process: nth });
+const newLimit: fc.Arbitrary<Step> = fc.record({ do: fc.constant('limit' as const), max: limits });
+const clockBack: fc.Arbitrary<Step> = fc.record({
+  do: fc.constant('clock' as const),
+  ms: fc.integer({ min: -4_000_000, max: -1 }),
+});
+
+t.test('while Redis keeps its memory no window holds more than the limit, whatever fails', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  const schedules = schedule(newLink, newLink, crash, giving, newLimit, clockBack);
+  await look(t, [processes, limits, schedules], async (count, limit, steps) => {
+    await redis.reset();
+    const world: World = { redis, max: limit, admitted: [] };
+    const all = Array.from({ length: count }, () => startProcess(world));
+    for (const step of steps) {
+      const before = world.admitted.length;
+      const index = 'process' in step ? step.process % count : 0;
+      const process = all[index] as (typeof all)[number];
+      if (step.do === 'request') process.request(Math.ceil(step.part * world.max) || 1, step.cost);
+      if (step.do === 'advance') redis.advance(step.ms);
+      if (step.do === 'link') process.link = step.link;
+      if (step.do === 'crash') all[index] = startProcess(world);
+      if (step.do === 'give back') process.giveBack();
+      if (step.do === 'limit') world.max = step.max;
+      if (step.do === 'clock') redis.shiftClock(step.ms);
+      await redis.settle();
+      // A higher limit may have admitted more before; nothing may come on top.
+      if (world.admitted.length > before) atMostAtLast(world.max, world.admitted);
+    }
+  });
+});
+
+t.test('without Redis, or when it forgot, each process keeps to its share', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  const troubles = fc.oneof(
+    fc.record({ do: fc.constant('links' as const), link: badLinks }),
+    fc.record({ do: fc.constant('flush' as const) }),
+    fc.record({ do: fc.constant('clock' as const), ms: fc.integer({ min: 1_200, max: 4_000_000 }) }),
+  );
+  await look(
+    t,
+    [processes, limits, schedule(), troubles, schedule(), schedule()],
+    async (count, max, before, trouble, during, after) => {
+      await redis.reset();
+      const all = Array.from({ length: count }, () => startLimiter(redis, max, count));
+      const drive = async (steps: Step[]) => {
+        for (const step of steps) {
+          if (step.do === 'advance') redis.advance(step.ms);
+          if (step.do === 'request') {
+            all[step.process % count]?.request(Math.ceil(step.part * max) || 1, step.cost);
+          }
+          await redis.settle();
+        }
+      };
+      await drive(before);
+      if (trouble.do === 'links') for (const process of all) process.link = trouble.link;
+      if (trouble.do === 'flush') await redis.flush();
+      if (trouble.do === 'clock') redis.shiftClock(trouble.ms);
+      await drive(during);
+      for (const process of all) process.link = 'up';
+      await drive(after);
+      const shares = count * Math.max(Math.floor(max / count), DEAREST);
+      atMost(
+        max + Math.max(max, shares),
+        all.flatMap(({ admitted }) => admitted),
+      );
+      for (const { admitted } of all) {
+        for (const [index, { cost, alone }] of admitted.entries()) {
+          const share = Math.max(Math.floor(max / count), cost);
+          if (alone) atMostAtLast(share, admitted.slice(0, index + 1));
+        }
+      }
+    },
+  );
+});
+
+t.test('who comes again at the moment that was named is admitted', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  const setup = fc.record({
+    second: fc.constantFrom(0, 3, 20, 150),
+    minute: limits,
+    tenant: fc.constantFrom(0, 2, 100, 300),
+    prove: fc.infiniteStream(fc.boolean()),
+  });
+  await look(t, [setup, schedule()], async ({ second, minute, tenant, prove }, steps) => {
+    await redis.reset();
+    const limiter = createLimiter(redis, 1, () => 'up');
+    const bounds = [
+      { max: second, open: limiter.rule('second', 1_000), windowMs: 1_000 },
+      { max: minute, open: limiter.rule('minute', WINDOW_MS), windowMs: WINDOW_MS },
+      { max: tenant, open: limiter.rule('tenant', WINDOW_MS), windowMs: WINDOW_MS },
+    ].filter(({ max }) => max > 0);
+    const ask = async (cost: number) => {
+      const verdict = limiter.take(
+        bounds.map(({ open, max }) => open('key', max)),
+        cost,
+      );
+      await redis.settle();
+      return verdict;
+    };
+    for (const step of steps) {
+      if (step.do === 'advance') redis.advance(step.ms);
+      if (step.do !== 'request') continue;
+      const count = Math.ceil(step.part * minute) || 1;
+      const verdicts = await Promise.all(Array.from({ length: count }, () => ask(step.cost)));
+      const verdict = verdicts.at(-1) as Verdict;
+      const windowMs = bounds[verdict.index]?.windowMs ?? 0;
+      if (!(verdict.resetMs > 0 && verdict.resetMs <= windowMs)) throw new Error(JSON.stringify(verdict));
+      if (!prove.next().value) continue;
+      if (verdict.admitted) {
+        for (let left = verdict.left; left > 0; left--) {
+          if (!(await ask(1)).admitted) throw new Error(`${left} of ${verdict.left} were not left`);
+        }
+      } else {
+        redis.advance(Math.ceil(verdict.resetMs));
+        if (!(await ask(step.cost)).admitted) throw new Error(`not admitted after ${verdict.resetMs} ms`);
+      }
+    }
+  });
+});
+
+function schedule(...rare: fc.Arbitrary<Step>[]): fc.Arbitrary<Step[]> {
+  const step = fc.oneof(
+    { weight: 10, arbitrary: requests },
+    { weight: 8, arbitrary: time },
+    ...rare.map((arbitrary) => ({ weight: 1, arbitrary })),
+  );
+  return fc.array(step, { maxLength: 40, size: 'max' });
+}
+
+/** Runs a property; on a slow machine fewer times than asked for. Throws with the smallest example that breaks it. */
+async function look<T extends [unknown, ...unknown[]]>(
+  t: Test,
+  arbitraries: { [Index in keyof T]: fc.Arbitrary<T[Index]> },
+  holds: (...example: T) => Promise<void>,
+): Promise<void> {
+  const end = performance.now() + MOST_MS;
+  let looked = 0;
+  const property = fc.asyncProperty<T>(...arbitraries, async (...example) => {
+    if (performance.now() > end) return;
+    looked += 1;
+    await holds(...example);
+  });
+  await fc.assert(property, {
+    numRuns: RUNS,
+    ...(env.LIMITS_SEED && { seed: Number(env.LIMITS_SEED) }),
+  });
+  t.ok(looked > 5, `${looked} schedules`);
+}
+
+async function openRedis(t: Test): Promise<VirtualRedis | undefined> {
+  const url = await redisUrl(t);
+  if (!url) return undefined;
+  const redis = openVirtualRedis(url);
+  t.teardown(() => redis.close());
+  return redis;
+}
+
+interface World {
+  redis: VirtualRedis;
+  max: number;
+  admitted: Admission[];
+}
+
+/** Admits by leases alone: what Redis does not answer is refused. */
+function startProcess(world: World) {
+  const { redis, admitted } = world;
+  const process = { link: 'up' as Link, request, giveBack };
+  const leases = createLeases({
+    run: redis.runnerOf(() => process.link),
+    commandTimeoutMs: COMMAND_TIMEOUT_MS,
+    now: redis.now,
+    mostFor: () => Infinity,
+    onLoss: () => undefined,
+  });
+  const lease = openLease({ id: 'limit', max: world.max, windowMs: WINDOW_MS }, redis.now());
+
+  async function decide(wanted: number): Promise<void> {
+    for (;;) {
+      if (lease.limit.max !== world.max) changeLimit(lease, world.max);
+      const cost = Math.min(wanted, world.max);
+      const refusedMs = leases.refusedMs(lease, cost, redis.now());
+      if (refusedMs !== undefined) lease.demand += cost;
+      if (refusedMs === 0) {
+        leases.pay(lease, cost, redis.now());
+        admitted.push({ atMs: redis.now(), cost });
+      }
+      if (refusedMs !== undefined) return;
+      await leases.refill(lease, cost, performance.now());
+    }
+  }
+
+  function request(count: number, cost: number): void {
+    for (let i = 0; i < count; i++) decide(cost).catch(() => undefined);
+  }
+
+  function giveBack(): void {
+    leases.giveBack(lease).catch(() => undefined);
+  }
+
+  return process;
+}
+
+/** One of `count` processes; what it admitted without Redis is marked. */
+function startLimiter(redis: VirtualRedis, max: number, count: number) {
+  const process = { link: 'up' as Link, request, admitted: [] as (Admission & { alone: boolean })[] };
+  let fellBack = 0;
+  const limiter = createLimiter(
+    redis,
+    count,
+    () => process.link,
+    () => (fellBack += 1),
+  );
+  const open = limiter.rule('limit', WINDOW_MS);
+
+  async function take(wanted: number): Promise<void> {
+    const cost = Math.min(wanted, max);
+    const before = fellBack;
+    const verdict = limiter.take([open('key', max)], cost);
+    const { admitted } = verdict instanceof Promise ? await verdict : verdict;
+    if (admitted) process.admitted.push({ atMs: redis.now(), cost, alone: fellBack > before });
+  }
+
+  function request(times: number, cost: number): void {
+    for (let i = 0; i < times; i++) void take(cost);
+  }
+
+  return process;
+}
+
+function createLimiter(
+  redis: VirtualRedis,
+  expectedReplicas: number,
+  link: () => Link,
+  onFallback = () => {},
+) {
+  return createRateLimiter({
+    run: redis.runnerOf(link),
+    commandTimeoutMs: COMMAND_TIMEOUT_MS,
+    expectedReplicas,
+    now: redis.now,
+    log: { warn: () => undefined },
+    metrics: { rateLimitLocal: { set: () => undefined }, rateLimitFallback: { inc: onFallback } },
+  } as unknown as RateLimiterOptions);
+}
+
+function atMost(max: number, admitted: Admission[]): void {
+  const most = mostInAnyWindow(admitted, WINDOW_MS);
+  if (most > max) throw new Error(`${most} in a window that may hold ${max}`);
+}
+
+/** In the window that ends with the last admission. */
+function atMostAtLast(max: number, admitted: Admission[]): void {
+  const endMs = admitted.at(-1)?.atMs ?? 0;
+  atMost(
+    max,
+    admitted.filter(({ atMs }) => atMs > endMs - WINDOW_MS),
+  );
+}
