@@ -5,9 +5,10 @@ import { parseArgs } from 'node:util';
 import { makeWorld, type World } from './world.ts';
 import { startServer, type Server } from './servers.ts';
 
-if (process.argv[2] === 'keys') await (await import('./keys.ts')).benchKeys(console.log).then(() => process.exit());
+if (process.argv[2] === 'keys')
+  await (await import('./keys.ts')).benchKeys(console.log).then(() => process.exit());
 if (process.argv[2] === 'cache')
-  await (await import('./cache.ts')).benchCache(console.log).then(process.exit);
+  await (await import('./cache.ts')).benchCache(console.log).then(() => process.exit());
 
 /**
  * `npm run bench`: what the hardened path costs. Both sides run in one go and take turns in slices,

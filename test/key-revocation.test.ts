@@ -173,7 +173,7 @@ async function changeUnderLoad(t: Test, world: World, redis: RedisServer): Promi
     took.push(performance.now() - startedAt);
     const probes = await askAll(services, path, key);
     late += probes.filter(isOld).length;
-    await until('the change is seen under load', () => act.newAnswers >= 3);
+    await until('the change is seen under load', () => act.newAnswers >= 3, 60_000);
     acts.splice(acts.indexOf(act), 1);
   }
 

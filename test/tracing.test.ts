@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { startTestApp } from './support/app.ts';
 import { startCollector, type Span } from './support/collector.ts';
@@ -48,9 +49,16 @@ async function startTraced(t: Test, env: Record<string, string>) {
         ...(body && { 'content-type': 'application/json' }),
         ...headers,
       },
-      ...(body && { body: JSON.stringify(body) }),
+      ...(body && { body: inTwoParts(JSON.stringify(body)), duplex: 'half' }),
     });
   return { ...service, key, ask };
+}
+
+/** The second part comes when the service waits for it: by an event of the connection, not of the request. */
+async function* inTwoParts(text: string): AsyncGenerator<Buffer> {
+  yield Buffer.from(text.slice(0, 5));
+  await delay(100);
+  yield Buffer.from(text.slice(5));
 }
 
 const lineOf = ({ logs }: { logs: Record<string, unknown>[] }, requestId: string) =>

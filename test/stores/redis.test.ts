@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createServer as createTlsServer } from 'node:tls';
+import type { Redis } from 'ioredis';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
 import { createMetrics } from '../../src/metrics.ts';
@@ -224,6 +225,19 @@ t.test('a replica that refuses writes makes the client look for the primary agai
   await until(() => redis.ready());
 
   t.not(await redis.client.client('ID'), before, 'it is a new connection');
+});
+
+t.test('a socket may have two errors, as with TLS, and the process goes on', async (t) => {
+  const url = await redisUrl(t);
+  if (!url) return;
+  const { redis, lines } = open(t, url);
+  await until(() => redis.ready());
+  const { stream } = redis.client as Redis;
+
+  stream.destroy(new Error('the first'));
+  await until(() => lines.some(({ reason }) => reason === 'the first'));
+  t.doesNotThrow(() => stream.emit('error', new Error('the second')));
+  await until(() => redis.ready());
 });
 
 t.test('a certificate that nobody vouches for is refused', async (t) => {

@@ -143,7 +143,7 @@ export async function startTestApp(
   };
 }
 
-function lineCollector(lines: Record<string, unknown>[]): Writable {
+export function lineCollector(lines: Record<string, unknown>[]): Writable {
   return new Writable({
     write(chunk: Buffer, _encoding, done) {
       for (const line of chunk.toString().split('\n')) if (line) lines.push(JSON.parse(line));

@@ -1,0 +1,219 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Redis } from 'ioredis';
+import { pino } from 'pino';
+import t, { type Test } from 'tap';
+import { createMetrics } from '../src/metrics.ts';
+import { LEASE_SCRIPT, createLeaseRunner } from '../src/stores/lease-script.ts';
+import type { RunScript } from '../src/stores/lease.ts';
+import { createRateLimiter } from '../src/stores/rate-limit.ts';
+import { openRedis, type RedisHandle } from '../src/stores/redis.ts';
+import { mostInAnyWindow, type Admission } from './support/admissions.ts';
+import { lineCollector } from './support/app.ts';
+import { startRedis, type RedisServer } from './support/redis.ts';
+import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
+import { until } from './support/until.ts';
+
+const WINDOW_MS = 1_500;
+const LIMIT = 120;
+const PROCESSES = 2;
+const SHARE = LIMIT / PROCESSES;
+const COMMAND_TIMEOUT_MS = 150;
+const TICK_MS = 10;
+const OFFSET_KEY = 'offset-seconds';
+
+/** For how long in all this test process could not run when it wanted to. */
+let lostUntilTick = 0;
+let lastTick = performance.now();
+function lostMs(): number {
+  return lostUntilTick + Math.max(0, performance.now() - lastTick - TICK_MS);
+}
+setInterval(() => {
+  lostUntilTick = lostMs();
+  lastTick = performance.now();
+}, TICK_MS).unref();
+
+interface Fault {
+  name: string;
+  /** Fails each question, or lets Redis forget. */
+  kind: 'away' | 'forgets';
+  movesClock?: boolean;
+  happen(place: Place): unknown;
+  heal?(place: Place): unknown;
+}
+
+interface Place {
+  redis: RedisServer;
+  proxy: TcpProxy;
+  /** A connection that bypasses the proxy. */
+  admin: Redis;
+}
+
+const faults: Fault[] = [
+  {
+    name: 'refused, and restarted empty',
+    kind: 'away',
+    happen: ({ redis }) => redis.stop(),
+    heal: ({ redis }) => redis.start(),
+  },
+  {
+    name: 'cut off without a word',
+    kind: 'away',
+    happen: ({ proxy }) => proxy.cut(),
+    heal: ({ proxy }) => proxy.mend(),
+  },
+  {
+    name: 'stopped while connected',
+    kind: 'away',
+    happen: ({ redis }) => redis.freeze(),
+    heal: ({ redis }) => redis.thaw(),
+  },
+  {
+    name: 'out of memory',
+    kind: 'away',
+    happen: ({ admin }) => admin.config('SET', 'maxmemory', '1'),
+    heal: ({ admin }) => admin.config('SET', 'maxmemory', '0'),
+  },
+  {
+    name: 'a replica that takes no writes',
+    kind: 'away',
+    happen: ({ admin }) => admin.replicaof('127.0.0.1', '1'),
+    heal: ({ admin }) => admin.replicaof('NO', 'ONE'),
+  },
+  { name: 'flushed', kind: 'forgets', happen: ({ admin }) => admin.flushall() },
+  ...[1, 30, 3_600, -1, -30, -3_600].map((seconds) => ({
+    name: `its clock set ${seconds > 0 ? 'ahead' : 'back'} by ${Math.abs(seconds)} s`,
+    kind: 'forgets' as const,
+    movesClock: true,
+    happen: ({ admin }: Place) => admin.set(OFFSET_KEY, seconds),
+  })),
+];
+
+t.test(
+  'whatever happens to Redis, no request fails or waits, and each process keeps to its share',
+  async (t) => {
+    if (!(await startRedis(t))) return;
+    const runs: Promise<{ fault: Fault; run: Awaited<ReturnType<typeof runFault>> }>[] = [];
+    for (const fault of faults) runs.push(runFault(t, fault).then((run) => ({ fault, run })));
+    for (const { fault, run } of await Promise.all(runs)) {
+      await t.test(fault.name, async (t) => {
+        const { faultAt, healedAt, processes } = run;
+        for (const { latencies, even, logs, fellBack } of processes) {
+          // Of those that this machine did not delay itself.
+          const undisturbed = latencies.filter(({ lostMs }) => lostMs < 40);
+          const slowest = Math.max(...undisturbed.map(({ ms, lostMs }) => ms - lostMs));
+          t.ok(undisturbed.length > 100, `${undisturbed.length} of ${latencies.length} were undisturbed`);
+          t.ok(slowest < COMMAND_TIMEOUT_MS + 50, `the slowest took ${slowest} ms`);
+          const told = logs.filter(({ message }) => /limits are kept per process/.test(String(message)));
+          // A clock that is set back counts too long, which needs no word.
+          if (!fault.name.includes('back')) t.ok(told.length === 1 || told.length === 2, 'a line says so');
+          if (fault.kind === 'away') t.ok(fellBack > 10, `${fellBack} requests fell back`);
+          const noticed = even.filter(({ atMs }) => atMs > faultAt + 1_000);
+          if (fault.kind === 'away') {
+            const during = noticed.filter(({ atMs }) => atMs < healedAt);
+            t.ok(mostInAnyWindow(during, WINDOW_MS) <= SHARE, 'the share of one process');
+            t.ok(during.length >= SHARE, `it admits ${during.length} meanwhile`);
+          }
+        }
+        const all = (name: 'even' | 'uneven') => processes.flatMap((process) => process[name]);
+        t.comment(
+          `at most ${mostInAnyWindow(all('even'), WINDOW_MS)}, ${mostInAnyWindow(all('uneven'), WINDOW_MS)}`,
+        );
+        t.ok(mostInAnyWindow(all('even'), WINDOW_MS) <= 1.1 * LIMIT, 'no burst when all get the same');
+        t.ok(mostInAnyWindow(all('uneven'), WINDOW_MS) <= 2 * LIMIT, 'never above twice the limit');
+      });
+    }
+  },
+);
+
+/** Twice the limit is asked for, before the fault, meanwhile and after. */
+async function runFault(t: Test, fault: Fault) {
+  const redis = (await startRedis(t)) as RedisServer;
+  const proxy = await startTcpProxy(t, redis.port);
+  const admin = new Redis(redis.port);
+  admin.on('error', () => undefined);
+  t.teardown(() => admin.disconnect());
+  const place = { redis, proxy, admin };
+  const url = `redis://127.0.0.1:${proxy.port}`;
+  const processes = Array.from({ length: PROCESSES }, () => startLimiter(t, url, fault.movesClock));
+  for (const { ready } of processes) await until('Redis is connected', ready);
+
+  let ticks = 0;
+  let nth = 0;
+  let busy: (typeof processes)[number] | undefined = processes[0];
+  const perTick = (2 * LIMIT * TICK_MS) / WINDOW_MS;
+  const timer = setInterval(() => {
+    for (ticks += 1; nth < ticks * perTick; nth += 1) {
+      processes[nth % PROCESSES]?.request('even');
+      busy?.request('uneven');
+    }
+  }, TICK_MS);
+  await delay(1.5 * WINDOW_MS);
+  const faultAt = performance.now();
+  await fault.happen(place);
+  busy = processes[1];
+  await delay(2.5 * WINDOW_MS);
+  const healedAt = performance.now();
+  await fault.heal?.(place);
+  await delay(2.5 * WINDOW_MS);
+  await until('every process has Redis again', () => processes.every(({ isLocal }) => !isLocal()));
+  clearInterval(timer);
+  return { faultAt, healedAt, processes };
+}
+
+function startLimiter(t: Test, url: string, movesClock = false) {
+  const logs: Record<string, unknown>[] = [];
+  const log = pino({ messageKey: 'message' }, lineCollector(logs));
+  const metrics = createMetrics('test');
+  const redis = openRedis({ url, commandTimeoutMs: COMMAND_TIMEOUT_MS, role: 'limits' }, { log, metrics });
+  let isLocal = false;
+  const process = {
+    logs,
+    fellBack: 0,
+    latencies: [] as { ms: number; lostMs: number }[],
+    even: [] as Admission[],
+    uneven: [] as Admission[],
+    ready: redis.ready,
+    isLocal: () => isLocal,
+    request: (key: 'even' | 'uneven') => void request(key),
+  };
+  const limiter = createRateLimiter({
+    run: movesClock ? runWithMovingClock(redis) : createLeaseRunner(redis),
+    commandTimeoutMs: COMMAND_TIMEOUT_MS,
+    expectedReplicas: PROCESSES,
+    log,
+    metrics: Object.assign(metrics, {
+      rateLimitLocal: { set: (value: number) => (isLocal = value === 1) },
+      rateLimitFallback: { inc: () => (process.fellBack += 1) },
+    }),
+  });
+  t.teardown(async () => {
+    await limiter.close();
+    await redis.close();
+  });
+  const openLease = limiter.rule('fault', WINDOW_MS);
+
+  async function request(key: 'even' | 'uneven'): Promise<void> {
+    const from = performance.now();
+    const lostBefore = lostMs();
+    const found = limiter.take([openLease(key, LIMIT)], 1);
+    const { admitted } = found instanceof Promise ? await found : found;
+    process.latencies.push({ ms: performance.now() - from, lostMs: lostMs() - lostBefore });
+    if (admitted) process[key].push({ atMs: performance.now(), cost: 1 });
+  }
+
+  return process;
+}
+
+/** The script on a clock that the test sets ahead and back: libfaketime and the jemalloc of redis-server exclude each other. */
+function runWithMovingClock({ client, ready }: RedisHandle): RunScript {
+  const lua = `
+local function time()
+  local t = redis.call('time')
+  return { t[1] + (redis.call('get', '${OFFSET_KEY}') or 0), t[2] }
+end
+${LEASE_SCRIPT.replace("redis.call('time')", 'time()')}`;
+  return async (id, args) => {
+    if (!ready()) throw new Error('Redis is not connected');
+    return (await client.eval(lua, 1, id, ...args)) as number[];
+  };
+}
