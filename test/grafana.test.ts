@@ -32,7 +32,7 @@ const ALERT_LINK = /^\/alerting\/\$\{datasource:text\}\/(\w+)\/find$/;
 /** In place of $__rate_interval; a few scrapes of the test's Prometheus. */
 const RATE_INTERVAL = '5s';
 /** Queries that have no data until a feature caches what it reads. */
-const idle = new Set(['Hardpoint API, Cache hit ratio A']);
+const idle = new Set(['Hardpoint API, Cache hit ratio A', 'Hardpoint dependencies, P95 of the upstreams A']);
 // example:start
 idle.clear();
 // example:end

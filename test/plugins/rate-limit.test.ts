@@ -127,6 +127,67 @@ t.test('RATE_LIMIT_BURST bounds each second, with Redis and without', async (t) 
   }
 });
 
+t.test('a tenant has a limit over all its keys, and what it refuses costs the key nothing', async (t) => {
+  const REDIS_URL = await redisUrl(t);
+  for (const env of [{}, ...(REDIS_URL ? [{ REDIS_URL, REDIS_COMMAND_TIMEOUT_MS: '2000' }] : [])]) {
+    const app = await startTestApp(t, {
+      RATE_LIMIT_PER_MINUTE: '6',
+      RATE_LIMIT_TENANT_PER_MINUTE: '8',
+      ...env,
+    });
+    if ('REDIS_URL' in env) await connected(app);
+    const [first, second, third] = [await app.issueKey(), await app.issueKey(), await app.issueKey()];
+    const { token: stranger } = await app.issueKey({ tenant: 'other' });
+    const ask = (token: string) => () => app.request('GET', ANYWHERE, { token });
+
+    t.same(await statusesOf(4, ask(first.token)), { [LET_IN]: 4 });
+    t.same(await statusesOf(9, ask(second.token)), { [LET_IN]: 4, 429: 5 });
+    const refused = await app.request('GET', ANYWHERE, { token: third.token });
+    t.equal(refused.headers['ratelimit-policy'], '"tenant";q=8;w=60');
+    t.equal(refused.headers['retry-after'], String(readLimit(refused).resetSeconds));
+    t.equal(await app.metric('rate_limit_hits_total{limit="tenant"}'), 6);
+    t.equal(await app.metric('rate_limit_hits_total{limit="key"}'), 0, 'of 9 the key was charged for 4');
+    t.same(await statusesOf(7, ask(stranger)), { [LET_IN]: 6, 429: 1 }, 'another tenant');
+  }
+});
+
+t.test('a request costs what its kind costs, at most the whole limit', async (t) => {
+  const { app, request, issueKey } = await startTestApp(t, {
+    RATE_LIMIT_PER_MINUTE: '10',
+    RATE_LIMIT_COST_READ: '1',
+    RATE_LIMIT_COST_WRITE: '4',
+  });
+  const { token } = await issueKey();
+  const left = async (method: 'GET' | 'HEAD' | 'PUT') => {
+    const headers = { authorization: `Bearer ${token}` };
+    const answer = await app.inject({ method, url: ANYWHERE, headers });
+    return readLimit({ headers: answer.headers } as TestResponse).remaining;
+  };
+
+  t.same([await left('GET'), await left('PUT'), await left('HEAD')], [9, 5, 4]);
+  t.equal(await left('PUT'), 0);
+  t.equal((await request('GET', ANYWHERE, { token })).status, 429);
+
+  const { token: small } = await issueKey({ limitPerMinute: 3 });
+  t.equal((await request('PUT', ANYWHERE, { token: small })).status, LET_IN);
+  t.equal((await request('PUT', ANYWHERE, { token: small })).status, 429);
+});
+
+t.test('RATE_LIMIT_SHADOW refuses nothing and counts what would be refused', async (t) => {
+  const { request, issueKey, metric } = await startTestApp(t, {
+    RATE_LIMIT_PER_MINUTE: '5',
+    RATE_LIMIT_BURST: '2',
+    RATE_LIMIT_SHADOW: 'true',
+  });
+  const { token } = await issueKey();
+  const ask = () => request('GET', ANYWHERE, { token });
+
+  t.same(await statusesOf(9, ask), { [LET_IN]: 9 });
+  t.equal((await ask()).headers.ratelimit, undefined);
+  t.equal(await metric('rate_limit_hits_total{limit="burst"}'), 8);
+  t.equal(await metric('rate_limit_hits_total{limit="key"}'), 5);
+});
+
 t.test('RATE_LIMIT_ENABLED=false limits nothing and says nothing', async (t) => {
   const { request, issueKey } = await startTestApp(t, {
     RATE_LIMIT_ENABLED: 'false',

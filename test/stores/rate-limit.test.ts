@@ -1,6 +1,11 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { runCases, type Case, type Outcome } from '../support/limiter-fleet.ts';
+import { mostInAnyWindow } from '../support/admissions.ts';
+import { runApiKey } from '../../src/commands/api-key.ts';
+import { runCases, startLimiterProcess, type Case, type Outcome } from '../support/limiter-fleet.ts';
+import { createDatabase } from '../support/postgres.ts';
 import { redisUrl } from '../support/redis.ts';
+import { startService } from '../support/service.ts';
 
 /** Stands for the minute, and is long beside what a busy machine does to a process. */
 const WINDOW_MS = 6_000;
@@ -28,6 +33,54 @@ t.test('over 1, 3 and 5 processes no window holds more than the limit, and nearl
     if (max >= 1_000) t.ok(asked < 0.15 * admitted, `${name}: asked ${asked} times for ${admitted}`);
     t.equal(askedEarly, 0, `${name}: nobody asks before the moment that was named`);
   }
+});
+
+t.test('kill -9 of a process loses what it had leased, and nothing more', async (t) => {
+  const url = await redisUrl(t);
+  if (!url) return;
+  const max = 1_000;
+  const windowMs = 3_000;
+  const keys = [{ name: 'killed', max, perSecond: (2 * max * 1000) / windowMs / 3 }];
+  const plan = { redisUrl: url, windowMs, commandTimeoutMs: COMMAND_TIMEOUT_MS, keys };
+  const fleet = await Promise.all([plan, plan, plan].map(startLimiterProcess));
+  for (const process of fleet) process.start();
+  await delay(0.25 * windowMs);
+  await fleet[0]?.kill();
+  await delay(4 * windowMs);
+  await Promise.all(fleet.map((process) => process.stop()));
+  const admitted = fleet.flatMap((process) => process.admissions().get('killed') ?? []);
+  const endMs = Math.max(...admitted.map(({ atMs }) => atMs));
+  const last = admitted.filter(({ atMs }) => atMs > endMs - windowMs);
+  t.ok((fleet[0]?.admissions().get('killed')?.length ?? 0) > 0, 'it had admitted requests');
+  t.ok(mostInAnyWindow(admitted, windowMs) <= max, `at most ${mostInAnyWindow(admitted, windowMs)}`);
+  t.ok(last.length > 0.7 * max, `${last.length} of ${max} by the others, later`);
+});
+
+t.test('three services admit one limit of 100 together, over HTTP', async (t) => {
+  const REDIS_URL = await redisUrl(t);
+  if (!REDIS_URL) return;
+  const DATABASE_URL = await createDatabase(t);
+  // A busy machine is late, and Redis is not away.
+  const env = { DATABASE_URL, REDIS_URL, RATE_LIMIT_PER_MINUTE: '100', REDIS_COMMAND_TIMEOUT_MS: '2000' };
+  const services = await Promise.all([1, 2, 3].map(() => startService(t, env)));
+  const secret = { API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6' };
+  const created = await runApiKey(['create', '--tenant', 'acme', '--scopes', '*', '--json'], {
+    ...env,
+    ...secret,
+  });
+  const { token } = JSON.parse(created) as { token: string };
+  const headers = { authorization: `Bearer ${token}` };
+  const counts: Record<number, number> = {};
+  const startedAt = performance.now();
+  await Promise.all(
+    services.map(async ({ url }) => {
+      for (let i = 0; i < 67; i++) {
+        const { status } = await fetch(`${url}/v1/nowhere`, { headers });
+        counts[status] = (counts[status] ?? 0) + 1;
+      }
+    }),
+  );
+  if (performance.now() - startedAt < 60_000) t.same(counts, { 404: 100, 429: 101 });
 });
 
 /** A machine so busy that Redis seems to be away proves nothing: once more. */

@@ -74,7 +74,10 @@ export function readProvisioning(): { datasources: DataSource[]; providers: obje
 
 /** Those of the panels and those of the marks in them. */
 export function queriesOf({ title, panels, annotations }: Dashboard): DashboardQuery[] {
-  const marks = annotations.list.map(({ name, target }) => ({ where: `${title}, ${name}`, expr: target.expr }));
+  const marks = annotations.list.map(({ name, target }) => ({
+    where: `${title}, ${name}`,
+    expr: target.expr,
+  }));
   const shown = panels.flatMap((panel) =>
     (panel.targets ?? []).map(({ refId, expr }) => ({ where: `${title}, ${panel.title} ${refId}`, expr })),
   );

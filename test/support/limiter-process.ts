@@ -81,6 +81,7 @@ async function request(index: number, { name, max }: OfferedKey): Promise<void> 
   if (!report) return;
   report.offered += 1;
   const before = fellBack;
+  const askedAt = performance.now();
   const found = limiter.take([openLease(name, max)], 1);
   waiting += 1;
   const verdict = found instanceof Promise ? await found : found;
@@ -91,7 +92,7 @@ async function request(index: number, { name, max }: OfferedKey): Promise<void> 
     report.admitted += 1;
     return;
   }
-  report.quietUntil = performance.now() + verdict.resetMs - 1;
+  report.quietUntil = askedAt + verdict.resetMs - 1;
   report.longestResetMs = Math.max(report.longestResetMs, verdict.resetMs);
 }
 
