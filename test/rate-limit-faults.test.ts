@@ -24,11 +24,11 @@ const OFFSET_KEY = 'offset-seconds';
 /** For how long in all this test process could not run when it wanted to. */
 let lostUntilTick = 0;
 let lastTick = performance.now();
-function lostMs(): number {
+function lostSoFarMs(): number {
   return lostUntilTick + Math.max(0, performance.now() - lastTick - TICK_MS);
 }
 setInterval(() => {
-  lostUntilTick = lostMs();
+  lostUntilTick = lostSoFarMs();
   lastTick = performance.now();
 }, TICK_MS).unref();
 
@@ -194,10 +194,10 @@ function startLimiter(t: Test, url: string, movesClock = false) {
 
   async function request(key: 'even' | 'uneven'): Promise<void> {
     const from = performance.now();
-    const lostBefore = lostMs();
+    const lostBefore = lostSoFarMs();
     const found = limiter.take([openLease(key, LIMIT)], 1);
     const { admitted } = found instanceof Promise ? await found : found;
-    process.latencies.push({ ms: performance.now() - from, lostMs: lostMs() - lostBefore });
+    process.latencies.push({ ms: performance.now() - from, lostMs: lostSoFarMs() - lostBefore });
     if (admitted) process[key].push({ atMs: performance.now(), cost: 1 });
   }
 
