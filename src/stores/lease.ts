@@ -103,6 +103,8 @@ export function createLeases(options: {
     Object.assign(lease, { serverTime, epoch: newEpoch, left });
     if (lease.limit !== limit) return;
     Object.assign(lease, { tokens: granted, size: granted, ends: grantEnds, until: sentAt + life });
+    // What is granted now, moves the moment at which others could be paid.
+    if (granted > 0) lease.refused.clear();
     for (const other of lease.refused.keys()) if (other <= left) lease.refused.delete(other);
     if (left < cost) lease.refused.set(cost, now() + waitMs);
   }

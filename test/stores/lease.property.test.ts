@@ -174,6 +174,47 @@ t.test('who comes again at the moment that was named is admitted', async (t) => 
   });
 });
 
+t.test('a token that is used at the end of its lease counts for a whole window from then on', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  await redis.reset();
+  const world: World = { redis, max: 400, admitted: [] };
+  const [early, late] = [startProcess(world), startProcess(world)];
+  for (let i = 0; i < 20; i++) {
+    early.request(10, 1);
+    await redis.settle();
+    redis.advance(100);
+  }
+  redis.advance(3_000);
+  early.link = 'refused';
+  early.request(400, 1);
+  await redis.settle();
+  redis.advance(53_000);
+  for (let i = 0; i < 15; i++) {
+    late.request(400, 1);
+    await redis.settle();
+    atMostAtLast(400, world.admitted);
+    redis.advance(1_000);
+  }
+  t.ok(world.admitted.length > 400, `${world.admitted.length} in more than a window`);
+});
+
+t.test('the moment for a dear request is told anew when cheap ones used what was left', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  await redis.reset();
+  const limiter = createLimiter(redis, 1, () => 'up');
+  const open = limiter.rule('minute', WINDOW_MS);
+  const ask = async (cost: number) => limiter.take([open('key', 5)], cost);
+  t.ok((await ask(1)).admitted);
+  redis.advance(3_000);
+  for (const cost of [1, 2, 1]) t.ok((await ask(cost)).admitted);
+  const refused = await ask(2);
+  t.notOk(refused.admitted);
+  redis.advance(refused.resetMs);
+  t.ok((await ask(2)).admitted, `after ${refused.resetMs} ms`);
+});
+
 function schedule(...rare: fc.Arbitrary<Step>[]): fc.Arbitrary<Step[]> {
   const step = fc.oneof(
     { weight: 10, arbitrary: requests },
@@ -219,7 +260,7 @@ interface World {
 
 /** Admits by leases alone: what Redis does not answer is refused. */
 function startProcess(world: World) {
-  const { redis, admitted } = world;
+  const { redis } = world;
   const process = { link: 'up' as Link, request, giveBack };
   const leases = createLeases({
     run: redis.runnerOf(() => process.link),
@@ -238,7 +279,7 @@ function startProcess(world: World) {
       if (refusedMs !== undefined) lease.demand += cost;
       if (refusedMs === 0) {
         leases.pay(lease, cost, redis.now());
-        admitted.push({ atMs: redis.now(), cost });
+        world.admitted.push({ atMs: redis.now(), cost });
       }
       if (refusedMs !== undefined) return;
       await leases.refill(lease, cost, performance.now());

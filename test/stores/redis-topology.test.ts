@@ -220,9 +220,19 @@ t.test('a primary that became a replica and kept its connections is left', { buf
   await until('it is heard', () => heard.includes('heard'));
 });
 
-t.test('sentinels may know another name, or ask for a login of their own', { buffered: true }, async (t) => {
+t.test('sentinels may be wrong, know another name or ask for a login', { buffered: true }, async (t) => {
   const setup = await startSentinels(t);
   if (!setup) return;
+  const [first] = setup.sentinels;
+  if (first) {
+    await ask(first, async (client) => {
+      await client.call('SENTINEL', 'REMOVE', 'primary');
+      await client.call('SENTINEL', 'MONITOR', 'primary', '127.0.0.1', setup.replica.port, 2);
+    });
+  }
+  const { redis } = await openListening(t, setup.url);
+  t.equal(await redis.client.set('key', 'value'), 'OK', 'the next one was asked');
+
   const stranger = open(t, setup.url.replace('/primary', '/other'));
   await until('the name is told', () =>
     stranger.mends().some((mend) => mend.includes('sentinel monitor NAME')),
