@@ -1,4 +1,4 @@
-import { LogController, fastify, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import { LogController, fastify, type FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
@@ -65,8 +65,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   };
   const refuseSocket = createSocketErrorHandler(rawAnswers);
 
-  // The wider type: with pino's own, every helper that takes an app would have to name it.
-  const loggerInstance: FastifyBaseLogger = log;
   const app = fastify({
     // Node looks for late requests every 30 s by default, whatever the timeouts say.
     http: {
@@ -82,9 +80,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     bodyLimit: config.http.bodyLimitBytes,
     trustProxy: config.http.trustedProxies,
     genReqId: (request) => requestIds.of(request),
-    loggerInstance,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
-    childLoggerFactory: createRequestLog,
+    childLoggerFactory: (_parent, bindings, _options, request) => createRequestLog(log, bindings, request),
     // While draining every route goes on; `lifecycle` says when that ends.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },
@@ -92,6 +89,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     frameworkErrors: createFrameworkErrorHandler(rawAnswers, toAppError),
   });
 
+  // Not as an option: Fastify would listen for the end of every answer to log it, as `observe` does anyway.
+  app.log = log;
   catchStrays(app.server, refuseSocket);
 
   const routes = collectRoutes(app);

@@ -67,7 +67,7 @@ function createTimestamp(): () => string {
 
 /**
  * One write for all lines of a turn of the event loop instead of one each: under load a system call
- * costs more than the line. pino flushes it for a fatal line, main.ts when the process exits; only a
+ * costs more than the line. pino flushes it for a fatal line, service.ts when the process exits; only a
  * SIGKILL can lose the lines of one turn.
  */
 function createLineBuffer(
@@ -125,7 +125,6 @@ function mask(text: string): string {
 export function createRequestLog(
   parent: FastifyBaseLogger,
   bindings: Bindings,
-  _options: object,
   request: IncomingMessage,
 ): FastifyBaseLogger {
   return new RequestLog(parent, bindings, request);

@@ -1,6 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
-/** Where the numbers come from; only main.ts touches the process itself. */
+/** Where the numbers come from; only service.ts touches the process itself. */
 export type UsageSource = Pick<NodeJS.Process, 'cpuUsage' | 'memoryUsage'>;
 
 export interface ProcessUsage {

@@ -42,7 +42,7 @@ export interface Tracing {
 }
 
 /**
- * OpenTelemetry, when OTEL_EXPORTER_OTLP_ENDPOINT asks for it: main.ts loads this file, and with it the
+ * OpenTelemetry, when OTEL_EXPORTER_OTLP_ENDPOINT asks for it: service.ts loads this file, and with it the
  * packages, only then. Spans tell patterns and names, as the log does: no path, query, value or key.
  * The provider is registered globally, so a feature can make spans with `trace.getTracer` of the API.
  */

@@ -67,8 +67,12 @@ function objectionTo(request: FastifyRequest, enforceHttps: boolean): AppError |
   if (KEY_IN_URL.test(request.url)) {
     return new AppError('bad_request', 'Send the API key in a header, never in the URL, and rotate this one');
   }
+  const objection = objectionToManner(request, enforceHttps);
   // Probes are not asked how they came or what they like to read.
-  if (request.routeOptions.config.quiet) return undefined;
+  return objection && !request.routeOptions.config.quiet ? objection : undefined;
+}
+
+function objectionToManner(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {
   if (enforceHttps && request.protocol !== 'https') {
     return new AppError(
       'https_required',

@@ -247,7 +247,7 @@ t.test('sentinels may be wrong, know another name or ask for a login', { buffere
   await until('the login is told', () => shut.every(isTold));
   const { lines } = await openListening(t, `${setup.url}?sentinel_password=canary-9b2e`);
   t.notMatch(JSON.stringify([lines, ...shut.map((each) => each.lines)]), /canary/);
-  t.notOk(shut.some(({ redis }) => redis.ready()));
+  t.notOk(shut.some((each) => each.redis.ready()));
 });
 
 t.test('TLS is verified, to servers, sentinels and nodes alike', { buffered: true }, async (t) => {

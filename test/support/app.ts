@@ -44,7 +44,7 @@ export interface TestResponse {
 }
 
 /**
- * The service as main.ts builds it, on a database of its own, closed when `t` ends. `env` is laid
+ * The service as service.ts builds it, on a database of its own, closed when `t` ends. `env` is laid
  * over defaults that suit tests (a limit that is out of the way); without REDIS_URL in it there is
  * no Redis.
  */

@@ -1,0 +1,88 @@
+import closeWithGrace from 'close-with-grace';
+import { buildApp } from './app.ts';
+import { ConfigError, loadConfig } from './config.ts';
+import { buildInternalApp } from './internal-app.ts';
+import { createLifecycle, shutDown, shutdownBudgetMs } from './lifecycle.ts';
+import { createLog } from './logging.ts';
+import { createMetrics } from './metrics.ts';
+import { openServices } from './services.ts';
+import { seedKeys } from './stores/seed-keys.ts';
+import { readVersion } from './version.ts';
+
+/**
+ * Opens everything, listens, and closes it all in reverse order when the process is told to end. What cannot
+ * start says why on stderr, and ends with 1.
+ */
+export async function runService(): Promise<void> {
+  await start().catch((error: unknown) => {
+    process.stderr.write(`${describeFailure(error)}\n`);
+    process.exit(1);
+  });
+}
+
+async function start(): Promise<void> {
+  const { config, warnings } = loadConfig(process.env);
+  const log = createLog(config.log);
+  process.once('exit', () => log.flush());
+  for (const warning of warnings) log.warn(warning);
+  const version = readVersion();
+  const metrics = createMetrics(version);
+  const lifecycle = createLifecycle();
+  // Loaded only when it is wanted: dozens of modules.
+  const tracing =
+    config.tracing && (await (await import('./tracing.ts')).startTracing(config.tracing, { log, version }));
+
+  const services = openServices(config, { log, metrics, usageSource: process });
+  const app = await buildApp({ config, log, metrics, lifecycle, services, version, tracing });
+  const internal = buildInternalApp({ log, metrics, lifecycle, services, version });
+
+  const { close } = closeWithGrace(
+    {
+      delay: shutdownBudgetMs(config.lifecycle),
+      logger: false,
+      onTimeout: () => log.fatal('shutdown took too long'),
+      onSecondSignal: (signal) => log.fatal({ signal }, 'told to stop again: not waiting any longer'),
+      onSecondError: (error) => log.fatal({ error }, 'uncaught error while draining'),
+    },
+    async ({ err, signal }) => {
+      if (err) log.fatal({ error: err }, 'uncaught error: draining');
+      else log.info({ signal }, 'told to stop');
+      const finished = await shutDown({
+        ...config.lifecycle,
+        lifecycle,
+        log,
+        closeListeners: async () => {
+          await app.close();
+          await internal.close();
+        },
+        cutConnections: () => {
+          for (const { server } of [app, internal]) server.closeAllConnections();
+        },
+        closers: [...services.closers, ...(tracing ? [{ name: 'tracing', close: tracing.close }] : [])],
+      });
+      if (!finished) process.exit(1);
+    },
+  );
+  // The parent that gave us a channel is gone: nobody else will stop this process.
+  process.once('disconnect', () => {
+    if (!lifecycle.draining) close();
+  });
+
+  if (config.redis.url === undefined)
+    log.warn('no REDIS_URL: limits and cache are kept in this process only');
+  const { host, port, metricsEnabled, metricsPort } = config.http;
+  const url = await app.listen({ host, port });
+  const metricsUrl = metricsEnabled ? await internal.listen({ host, port: metricsPort }) : undefined;
+  log.info({ version, url, metrics_url: metricsUrl, redis: services.health.redisState() }, 'listening');
+  process.send?.({ type: 'listening', url, metricsUrl });
+  void seedKeys(config.auth.bootstrapKeys, services.admin, log);
+}
+
+function describeFailure(error: unknown): string {
+  if (error instanceof ConfigError) return error.message;
+  const { syscall, code, message, stack } = error as NodeJS.ErrnoException;
+  if (syscall !== 'listen') return String(stack ?? error);
+  const hint =
+    code === 'EADDRINUSE' ? '; end the process that listens there, or set API_PORT and METRICS_PORT' : '';
+  return `${message}${hint}`;
+}
