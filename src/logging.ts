@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { IncomingMessage } from 'node:http';
+import { createRequire } from 'node:module';
 import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
-import pretty from 'pino-pretty';
 
 /**
  * The one logger of a process: one JSON object a line with `timestamp`, `level`, `logger` and
@@ -39,6 +39,8 @@ export function createLog(
   if (destination) return pino(pinoOptions, destination);
   if (options.format === 'json')
     return pino(pinoOptions, createLineBuffer(pino.destination({ dest: 1, sync: true })));
+  // Loaded only when it is wanted: sixty modules, 3 MB.
+  const pretty = createRequire(import.meta.url)('pino-pretty') as typeof import('pino-pretty');
   return pino(
     pinoOptions,
     pretty({

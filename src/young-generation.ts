@@ -1,5 +1,7 @@
 import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8';
 
+/** The one of Node 20 stops at 32 MB by itself, and pays more for less. */
+const UNBOUNDED_SINCE_V8 = 12;
 const BOUND_BYTES = 16 * 2 ** 20;
 const LOOK_MS = 250;
 
@@ -11,6 +13,7 @@ const LOOK_MS = 250;
  * factor of growth is the one that it reads whenever the young generation is about to grow.
  */
 export function boundYoungGeneration(): void {
+  if (Number.parseInt(process.versions.v8, 10) < UNBOUNDED_SINCE_V8) return;
   allowGrowth(false);
   setInterval(() => {
     const young = getHeapSpaceStatistics().find((space) => space.space_name === 'new_space');

@@ -21,7 +21,7 @@ type Layer = 'main' | 'commands' | 'app' | 'plugins' | 'features' | 'stores' | '
 
 /** Which layers each layer may import; `import type` from config counts for stores and plugins as well. */
 const MAY_IMPORT: Record<Layer, Layer[]> = {
-  main: ['app', 'plugins', 'stores', 'config', 'base'],
+  main: ['main', 'app', 'plugins', 'stores', 'config', 'base'],
   commands: ['commands', 'stores', 'config', 'base'],
   app: ['plugins', 'features', 'stores', 'config', 'base', 'app'],
   plugins: ['stores', 'base'],
