@@ -6,7 +6,6 @@ import { createApiKeyAdmin } from './stores/api-key-admin.ts';
 import { createCache, createNoCache } from './stores/cache.ts';
 import { createCursors } from './stores/cursor.ts';
 import { createDatabaseCheck } from './stores/database-check.ts';
-import { createFailedAttempts } from './stores/failed-attempts.ts';
 import { startIdempotency } from './stores/idempotency.ts';
 import { createKeyEvents } from './stores/key-events.ts';
 import { createKeyRing, type Principal } from './stores/key-ring.ts';
@@ -92,7 +91,7 @@ export function openServices(
     auth: {
       keys,
       usage,
-      attempts: createFailedAttempts(config.auth.failuresPerMinute),
+      failuresPerMinute: config.auth.failuresPerMinute,
       anonymous: config.auth.required ? undefined : ANONYMOUS,
     },
     limiter,

@@ -1,9 +1,9 @@
-import { normalizeIP } from '@fastify/rate-limit';
+import rateLimit from '@fastify/rate-limit';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
+import { createFailedAttempts } from '../failed-attempts.ts';
 import type { AuthFailure, Metrics } from '../metrics.ts';
-import type { FailedAttempts } from '../stores/failed-attempts.ts';
 import { hasScope, type KeyRing, type Principal, type Verdict } from '../stores/key-ring.ts';
 import type { KeyUsage } from '../stores/key-usage.ts';
 
@@ -21,18 +21,29 @@ declare module 'fastify' {
 export interface AuthOptions {
   keys: KeyRing;
   usage: KeyUsage;
-  attempts: FailedAttempts;
+  /** Of one client address, after which it is refused unseen. */
+  failuresPerMinute: number;
   metrics: Metrics;
   /** Who a request without a key is; undefined when every request needs one. */
   anonymous: Principal | undefined;
 }
+
+/** What is to be done with a request: a verdict, or a refusal that asked nobody. */
+type Judgement = Verdict | { refused: AuthFailure } | { waitSeconds: number };
+
+const MINUTE_MS = 60_000;
+const REMEMBERED_ADDRESSES = 50_000;
 
 /**
  * API keys: deny by default. A hot key is answered from memory and synchronously; anything else
  * first passes the limit on failed attempts of its address, then asks Postgres.
  */
 export const auth = fp<AuthOptions>(
-  async (app, { keys, usage, attempts, metrics, anonymous }) => {
+  async (app, { keys, usage, failuresPerMinute, metrics, anonymous }) => {
+    const limit = { global: false, max: failuresPerMinute, timeWindow: MINUTE_MS };
+    await app.register(rateLimit, { ...limit, cache: REMEMBERED_ADDRESSES });
+    const attempt = createFailedAttempts(app.createRateLimit());
+
     app.addHook('onRoute', (route) => {
       if (route.config?.scope === undefined) {
         throw new Error(`${String(route.method)} ${route.url} declares no scope: add config: { scope: '…' }`);
@@ -47,23 +58,17 @@ export const auth = fp<AuthOptions>(
       const verdict = typeof token === 'string' ? keys.peek(token) : undefined;
       if (verdict && 'principal' in verdict) return admit(verdict.principal);
 
-      const address = normalizeIP(request.ip);
       if (typeof token === 'string' && !verdict && keys.recognizes(token)) {
         keys.find(token).then(judge, done);
         return;
       }
-      const waitSeconds = attempts.blockedForSeconds(address);
-      if (waitSeconds > 0) {
-        metrics.rateLimitHits.inc({ limit: 'ip' });
-        return fail(tooManyAttempts(waitSeconds), 'limited');
-      }
-      if (typeof token !== 'string') return refuse(token === undefined ? 'missing' : 'malformed');
-      if (verdict) return judge(verdict);
-      attempts.during(address, () => keys.find(token)).then(judge, done);
+      attempt<Judgement>(request, token ?? undefined, () => verdict ?? look(token)).then(judge, done);
 
-      function judge(found: Verdict): void {
-        if ('principal' in found) admit(found.principal);
-        else refuse(found.refused);
+      function judge(found: Judgement): void {
+        if ('principal' in found) return admit(found.principal);
+        if ('waitSeconds' in found) return limited(found.waitSeconds);
+        if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
+        fail(unauthorized(), found.refused);
       }
 
       function admit(principal: Principal): void {
@@ -76,10 +81,9 @@ export const auth = fp<AuthOptions>(
         done();
       }
 
-      function refuse(reason: AuthFailure): void {
-        attempts.fail(address);
-        if (reason === 'revoked') metrics.revokedKeyAttempts.inc();
-        fail(unauthorized(), reason);
+      function limited(waitSeconds: number): void {
+        metrics.rateLimitHits.inc({ limit: 'ip' });
+        fail(tooManyAttempts(waitSeconds), 'limited');
       }
 
       function fail(error: AppError, reason: AuthFailure): void {
@@ -87,6 +91,11 @@ export const auth = fp<AuthOptions>(
         done(error);
       }
     });
+
+    function look(token: string | null | undefined): Judgement | Promise<Verdict> {
+      if (typeof token === 'string') return keys.find(token);
+      return { refused: token === undefined ? 'missing' : 'malformed' };
+    }
   },
   { name: 'auth' },
 );

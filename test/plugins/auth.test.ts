@@ -8,7 +8,6 @@ import { pino } from 'pino';
 import t, { type Test } from 'tap';
 import { auth } from '../../src/plugins/auth.ts';
 import { createToken, parseToken } from '../../src/stores/api-key-token.ts';
-import { createFailedAttempts } from '../../src/stores/failed-attempts.ts';
 import { KEY_MEMORY_MS } from '../../src/stores/key-ring.ts';
 import { startKeyUsage } from '../../src/stores/key-usage.ts';
 import { startTestApp, type TestApp } from '../support/app.ts';
@@ -368,12 +367,6 @@ t.test('no flood makes the memory of a process grow without end', async (t) => {
   t.ok(grownMb < 4, `2500 keys in headers of 8 kB keep ${grownMb.toFixed(1)} MB`);
   t.equal(keys.peek(String(invented[0])), undefined, 'the oldest invented key made room');
   t.ok(keys.recognizes(token), 'and pushed no good one out');
-
-  const attempts = createFailedAttempts(1);
-  attempts.fail('first');
-  t.ok(attempts.blockedForSeconds('first') > 0);
-  for (let i = 0; i < 50_000; i++) attempts.fail(`address ${i}`);
-  t.equal(attempts.blockedForSeconds('first'), 0, 'the oldest address made room');
 });
 
 t.test('without Postgres hot keys go on, others get 503 and never 401', async (t) => {
