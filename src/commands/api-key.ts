@@ -77,8 +77,9 @@ async function withAdmin<T>(
     { ...deps, target: 'primary' },
   );
   const announce = async (ids: string[]) => {
-    if (await tellProcesses(config, deps, ids)) return;
-    console.error('Not every running process could be told of it; each learns it within 5 seconds.');
+    if (!(await tellProcesses(config, deps, ids)))
+      console.error('Not every running process could be told of it; each learns it within 5 seconds.');
+    return true;
   };
   try {
     return await work({ admin: createApiKeyAdmin(db, { ...config.auth, announce }), db });
@@ -101,7 +102,8 @@ async function tellProcesses(
       setTimeout(resolve, REDIS_WAIT_MS).unref();
     });
     const replyChannel = keyChannels(environment).ofCommand(randomUUID());
-    return await createKeyAnnouncer(redis, { environment, replyChannel }, deps.log)(ids, null);
+    const announce = createKeyAnnouncer(redis, { environment, replyChannel }, deps.log);
+    return (await announce(ids, null)) === 'confirmed';
   } finally {
     await redis.close();
   }

@@ -24,7 +24,7 @@ export async function ensureKey({ auth, postgres }: Config, earlier: string | un
       if ('principal' in verdict) return earlier;
     }
     // The service starts after this, so there is no process yet that would have to hear of the key.
-    const admin = createApiKeyAdmin(db, { ...auth, announce: () => Promise.resolve() });
+    const admin = createApiKeyAdmin(db, { ...auth, announce: () => Promise.resolve(true) });
     return (await admin.create(WANTED, ACTOR)).token;
   } finally {
     await db.close();

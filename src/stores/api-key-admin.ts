@@ -8,8 +8,8 @@ import type { Db, Tx } from './postgres.ts';
 export interface ApiKeyAdminOptions {
   keySecret: string;
   keyEnvironment: string;
-  /** Tells every process that keys changed; resolves when they know, or their memory of it ran out. */
-  announce: (ids: string[], requestId: string | null) => Promise<void>;
+  /** Tells every process that keys changed; resolves when they know, or to false when they cannot be told. */
+  announce: (ids: string[], requestId: string | null) => Promise<boolean>;
 }
 
 export interface CreateApiKey {
@@ -30,7 +30,8 @@ export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
 
 /**
  * What an administrator can do to keys, for the command and for /v1/api-keys alike: each act and
- * its audit event are one transaction, and no act returns before every process has been told.
+ * its audit event are one transaction, and no act returns before every process has been told. When they
+ * cannot be told, what was done stands and the act rejects with `unavailable`.
  */
 export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
   async function issue(tx: Tx, wanted: CreateApiKey): Promise<IssuedApiKey> {
@@ -43,6 +44,15 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
   function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
     const digest = digestToken(token, options.keySecret);
     return apiKeyChangeSql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+  }
+
+  async function tellEverybody(id: string, { requestId }: Actor): Promise<void> {
+    if (await options.announce([id], requestId)) return;
+    throw new AppError(
+      'unavailable',
+      'The change is made, but Redis is away: other processes may go by the old state of the key for 5 seconds',
+      { retryAfterSeconds: 5 },
+    );
   }
 
   return {
@@ -93,6 +103,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
+      // Told or not: the new token is known now or never.
       await options.announce([id], actor.requestId);
       return issued;
     },
@@ -113,7 +124,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
         return changed;
       });
-      await options.announce([id], actor.requestId);
+      await tellEverybody(id, actor);
       return key;
     },
 
@@ -126,7 +137,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
           throw new AppError('not_found', 'There is no such key');
         }
       });
-      await options.announce([id], actor.requestId);
+      await tellEverybody(id, actor);
     },
   };
 }

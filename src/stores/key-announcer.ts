@@ -17,6 +17,12 @@ export function keyChannels(environment: string) {
   };
 }
 
+/**
+ * What became of it: every process confirmed; those who did not have forgotten by now what they knew; or Redis
+ * is away, and others may go by what they know for KEY_MEMORY_MS more.
+ */
+export type Announced = 'confirmed' | 'outlived' | 'unreachable';
+
 const REPEAT_MS = 100;
 const RETRY_MS = 20;
 /** Longer than it takes to make a lost connection anew. */
@@ -27,7 +33,7 @@ const PATIENCE_MS = 250;
  * until each has confirmed it or left. Redis knows who is there, by their channels, so nothing is
  * stored that could be flushed, evicted or outdated. A process that stays silent (frozen, cut off) is
  * waited for only as long as it may remember a key at all, and not again before it was heard of.
- * Without Redis that memory alone is the bound. Resolves to whether every process confirmed.
+ * Without Redis that memory alone is the bound, and nobody waits for it.
  */
 export function createKeyAnnouncer(
   redis: RedisHandle,
@@ -58,7 +64,7 @@ export function createKeyAnnouncer(
   }
 
   /** `requestId`: of the request that made the change, for the log. */
-  return async function announce(ids: string[], requestId: string | null): Promise<boolean> {
+  return async function announce(ids: string[], requestId: string | null): Promise<Announced> {
     const startedAt = performance.now();
     const announcement = randomUUID();
     const change = { keys: ids, ...(requestId !== null && { request_id: requestId }) };
@@ -73,7 +79,7 @@ export function createKeyAnnouncer(
         const isAway = failure && !redis.ready() && elapsedMs > PATIENCE_MS;
         if (isAway || elapsedMs >= KEY_MEMORY_MS) {
           giveUp(change, missing, failure);
-          return false;
+          return isAway ? 'unreachable' : 'outlived';
         }
         try {
           await tell(message, missing, !told);
@@ -85,7 +91,7 @@ export function createKeyAnnouncer(
           await sleep(RETRY_MS);
         }
       }
-      return silent.size === 0;
+      return silent.size === 0 ? 'confirmed' : 'outlived';
     } finally {
       waiting.delete(announcement);
     }

@@ -33,10 +33,10 @@ export function createKeyEvents(
       return subscription?.live();
     },
 
-    /** Resolves when every process knows that these keys changed, or no longer remembers them. */
-    async announce(ids: string[], requestId: string | null): Promise<void> {
+    /** Resolves when every process knows that these keys changed, or no longer remembers them; false: Redis is away. */
+    async announce(ids: string[], requestId: string | null): Promise<boolean> {
       for (const id of ids) ring.forget(id);
-      await tellOthers?.(ids, requestId);
+      return (await tellOthers?.(ids, requestId)) !== 'unreachable';
     },
   };
 }
