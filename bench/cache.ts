@@ -1,15 +1,13 @@
 // Goes with the example: src/features/orders
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
-import { findFreePort } from '../src/commands/free-port.ts';
 import { createMetrics } from '../src/metrics.ts';
 import { createCache } from '../src/stores/cache.ts';
 import { openRedis, type RedisHandle } from '../src/stores/redis.ts';
+import { findRedis } from './redis.ts';
+import { atOnce, ownMicros, sayCosts, takeTurns } from './rounds.ts';
 
 const ROUNDS = 15;
-const IN_FLIGHT = 32;
 const SETTINGS = { prefix: 'bench', ttlSeconds: 600, maxRows: 1000 };
 const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('bench') };
 
@@ -65,79 +63,40 @@ async function compare(
   }
 
   let written = 0;
-  const sides: { name: string; run(): Promise<void> }[] = [
+  const sides = [
     {
       name: 'GET, parse, serialise',
       run: () =>
-        eachOf(ids, async (id) => {
-          const text = (await redis.client.get(`plain:${name}:${id}`)) ?? '';
-          written += JSON.stringify(JSON.parse(text)).length;
-        }),
+        ownMicros(count, () =>
+          atOnce(count, async (id) => {
+            const text = (await redis.client.get(`plain:${name}:${id}`)) ?? '';
+            written += JSON.stringify(JSON.parse(text)).length;
+          }),
+        ),
     },
     {
       name: 'ours, from Redis',
       run: () => {
         // One that keeps nothing yet.
         const cold = createCache({ ...SETTINGS, alone: false }, { ...deps, redis });
-        return eachOf(ids, async (id) => {
-          written += (await cold.read(key(id), never)).json?.length ?? 0;
-        });
+        return ownMicros(count, () =>
+          atOnce(count, async (id) => {
+            written += (await cold.read(key(id), never)).json?.length ?? 0;
+          }),
+        );
       },
     },
     {
       name: 'ours, from memory',
-      run: async () => {
-        for (const id of ids) written += hot.peek(key(id))?.json?.length ?? 0;
-      },
+      run: () =>
+        ownMicros(count, () => {
+          for (const id of ids) written += hot.peek(key(id))?.json?.length ?? 0;
+        }),
     },
   ];
-
-  const micros: number[][] = sides.map(() => []);
-  for (const { run } of sides) await run();
-  for (let round = 0; round < ROUNDS; round += 1) {
-    for (const turn of sides.keys()) {
-      const index = (turn + round) % sides.length;
-      const before = process.cpuUsage();
-      await sides[index]?.run();
-      const { user, system } = process.cpuUsage(before);
-      micros[index]?.push((user + system) / count);
-    }
-  }
-
+  const micros = await takeTurns(sides, ROUNDS);
   const bytes = JSON.stringify(valueOf(0)).length;
   say(`\nCache, ${name} of ${bytes} bytes: CPU of this process for a read, µs: median (min–max)`);
-  const [usual = []] = micros;
-  for (const [index, side] of sides.entries()) {
-    const costs = micros[index] ?? [];
-    const ratios = costs.map((cost, round) => cost / (usual[round] ?? NaN));
-    say(`  ${side.name.padEnd(24)} ${spread(costs, 1).padEnd(24)} ratio ${spread(ratios, 3)}`);
-  }
+  sayCosts(say, sides, micros, 0);
   if (written === 0) throw new Error('nothing was read');
-}
-
-/** So many at once as a busy service has. */
-async function eachOf(ids: number[], work: (id: number) => Promise<void>): Promise<void> {
-  const rest = [...ids];
-  const worker = async () => {
-    for (let id = rest.pop(); id !== undefined; id = rest.pop()) await work(id);
-  };
-  await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
-}
-
-function spread(samples: number[], digits: number): string {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (share: number) => (sorted[Math.floor((sorted.length - 1) * share)] ?? NaN).toFixed(digits);
-  return `${at(0.5)} (${at(0)}–${at(1)})`;
-}
-
-async function findRedis(): Promise<{ url: string; stop(): void }> {
-  const given = process.env.REDIS_URL;
-  if (given) return { url: given, stop: () => undefined };
-  const port = await findFreePort();
-  const args = ['--port', String(port), '--bind', '127.0.0.1', '--save', ''];
-  const child = spawn('redis-server', args, { stdio: 'ignore' });
-  await once(child, 'spawn').catch((cause: unknown) => {
-    throw new Error('The bench of the cache needs a Redis: set REDIS_URL or install redis-server', { cause });
-  });
-  return { url: `redis://127.0.0.1:${port}`, stop: () => void child.kill() };
 }

@@ -12,9 +12,9 @@ import { createKeyRing } from '../src/stores/key-ring.ts';
 import { openPostgres } from '../src/stores/postgres.ts';
 import { openRedis } from '../src/stores/redis.ts';
 import { findRedis } from './redis.ts';
+import { atOnce, ownMicros, sayCosts, takeTurns } from './rounds.ts';
 
 const ROUNDS = 15;
-const IN_FLIGHT = 32;
 const KEYS = 100;
 /** Look-ups in one slice; ours needs more of them to be measured at all. */
 const SLICE = { asked: 2_000, remembered: 200_000 };
@@ -67,59 +67,50 @@ export async function benchKeys(say: (line?: string) => void): Promise<void> {
     }
 
     let good = 0;
+    /** Ours asks once in five seconds, which is no part of the hot path. */
+    const measure = async (count: number, work: () => unknown) => {
+      await Promise.all(tokens.map((token) => ring.find(token)));
+      good = 0;
+      const micros = await ownMicros(count, work);
+      if (good !== count) throw new Error(`${good} of ${count} keys were good`);
+      return micros;
+    };
+    const tokenAt = (index: number) => tokens[index % KEYS] ?? '';
     const sides = [
       {
         name: 'query and digest',
-        count: SLICE.asked,
         run: () =>
-          inTurn(tokens, SLICE.asked, async (token) => {
-            if ('principal' in (await checkKey(db, SETTINGS, token)).verdict) good++;
-          }),
+          measure(SLICE.asked, () =>
+            atOnce(SLICE.asked, async (index) => {
+              if ('principal' in (await checkKey(db, SETTINGS, tokenAt(index))).verdict) good++;
+            }),
+          ),
       },
       {
         name: 'digest, GET and parse',
-        count: SLICE.asked,
         run: () =>
-          inTurn(tokens, SLICE.asked, async (token) => {
-            const { tenant, scopes } = JSON.parse((await redis.client.get(redisKey(token))) ?? '{}');
-            if (tenant === 'acme' && new Set(scopes).size === 2) good++;
-          }),
+          measure(SLICE.asked, () =>
+            atOnce(SLICE.asked, async (index) => {
+              const text = (await redis.client.get(redisKey(tokenAt(index)))) ?? '{}';
+              const { tenant, scopes } = JSON.parse(text);
+              if (tenant === 'acme' && new Set(scopes).size === 2) good++;
+            }),
+          ),
       },
       {
         name: 'ours, from memory',
-        count: SLICE.remembered,
-        run: async () => {
-          for (let i = 0; i < SLICE.remembered; i++) {
-            const verdict = ring.peek(tokens[i % KEYS] ?? '');
-            if (verdict && 'principal' in verdict) good++;
-          }
-        },
+        run: () =>
+          measure(SLICE.remembered, () => {
+            for (let i = 0; i < SLICE.remembered; i++) {
+              const verdict = ring.peek(tokenAt(i));
+              if (verdict && 'principal' in verdict) good++;
+            }
+          }),
       },
     ];
-    const micros: number[][] = sides.map(() => []);
-    for (let round = -1; round < ROUNDS; round++) {
-      for (const turn of sides.keys()) {
-        const index = (turn + round + sides.length) % sides.length;
-        const side = sides[index];
-        if (!side) continue;
-        // Ours asks once in five seconds, which is no part of the hot path.
-        await Promise.all(tokens.map((token) => ring.find(token)));
-        const before = process.cpuUsage();
-        good = 0;
-        await side.run();
-        const { user, system } = process.cpuUsage(before);
-        if (good !== side.count) throw new Error(`${side.name}: ${good} of ${side.count} keys were good`);
-        if (round >= 0) micros[index]?.push((user + system) / side.count);
-      }
-    }
-
+    const micros = await takeTurns(sides, ROUNDS);
     say('\nKey look-up: CPU of this process, µs: median (min–max), and how many times ours it is');
-    const ours = micros.at(-1) ?? [];
-    for (const [index, { name }] of sides.entries()) {
-      const costs = micros[index] ?? [];
-      const ratios = costs.map((cost, round) => cost / (ours[round] ?? NaN));
-      say(`  ${name.padEnd(24)} ${spread(costs, 2).padEnd(26)} ratio ${spread(ratios, 0)}`);
-    }
+    sayCosts(say, sides, micros, 2);
   } finally {
     await redis.close();
     await db.close();
@@ -127,23 +118,4 @@ export async function benchKeys(say: (line?: string) => void): Promise<void> {
     await rm(DATA, { recursive: true, force: true });
     server.stop();
   }
-}
-
-/** So many at once as a busy service has. */
-async function inTurn(
-  tokens: string[],
-  count: number,
-  work: (token: string) => Promise<void>,
-): Promise<void> {
-  let next = 0;
-  const worker = async () => {
-    while (next < count) await work(tokens[next++ % tokens.length] ?? '');
-  };
-  await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
-}
-
-function spread(samples: number[], digits: number): string {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (share: number) => (sorted[Math.floor((sorted.length - 1) * share)] ?? NaN).toFixed(digits);
-  return `${at(0.5)} (${at(0)}–${at(1)})`;
 }

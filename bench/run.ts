@@ -2,20 +2,20 @@
 import autocannon from 'autocannon';
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { sayCosts, spread, takeTurns } from './rounds.ts';
 import { makeWorld, type World } from './world.ts';
 import { startServer, type Server } from './servers.ts';
 
-if (process.argv[2] === 'keys')
-  await (await import('./keys.ts')).benchKeys(console.log).then(() => process.exit());
-if (process.argv[2] === 'cache')
-  await (await import('./cache.ts')).benchCache(console.log).then(() => process.exit());
+const PARTS = ['read', 'memory', 'start', 'metrics', 'limits', 'keys', 'cache'] as const;
 
 /**
- * `npm run bench`: what the hardened path costs. Both sides run in one go and take turns in slices,
- * so that whatever else the machine does hits both; what counts is the CPU time of the measured
- * process per request, and the ratio. Needs `npm run build` before it.
+ * `npm run bench [-- PART…]`: what the hardened path costs, and its parts; all unless some are named. All sides
+ * of a comparison run in one go and take turns in slices, so that whatever else the machine does hits all of
+ * them; what counts is the CPU time of the measured process, and the ratio. Needs `npm run build` before it;
+ * `limits`, `keys` and `cache` need a Redis (REDIS_URL, or `redis-server` on PATH).
  */
-const { values } = parseArgs({
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '9' },
     seconds: { type: 'string', default: '2' },
@@ -34,44 +34,49 @@ say(
   `Node ${process.version}, ${connections} connections, ${rounds} rounds of ${seconds} s a side, taking turns`,
 );
 
-const world = await makeWorld(say);
-try {
-  await compare(world);
-  await memory(world);
-  await start(world);
-} finally {
-  await world.stop();
+const unknown = positionals.filter((part) => !PARTS.some((known) => known === part));
+if (unknown.length > 0) {
+  console.error(`No such part: ${unknown.join(', ')}. There are: ${PARTS.join(', ')}.`);
+  process.exit(2);
 }
+const wanted = (part: (typeof PARTS)[number]) => positionals.length === 0 || positionals.includes(part);
+if (wanted('read') || wanted('memory') || wanted('start')) {
+  const world = await makeWorld(say);
+  try {
+    if (wanted('read')) await compare(world);
+    if (wanted('memory')) await memory(world);
+    if (wanted('start')) await start(world);
+  } finally {
+    await world.stop();
+  }
+}
+if (wanted('metrics')) await (await import('./metrics.ts')).benchMetrics(say);
+if (wanted('limits')) await (await import('./limits.ts')).benchLimits(say);
+if (wanted('keys')) await (await import('./keys.ts')).benchKeys(say);
+if (wanted('cache')) await (await import('./cache.ts')).benchCache(say);
+process.exit();
 
 async function compare({ env, requests, body }: World): Promise<void> {
-  const sides = [
+  const servers = [
     {
       name: 'bare Fastify',
       server: await startServer(new URL('bare.ts', import.meta.url).pathname, { BENCH_BODY: body }),
     },
     { name: 'cached authorised read', server: await startServer(MAIN, env) },
   ];
-  const samples: number[][] = [[], []];
-  for (const { server } of sides) await load(server, requests, { duration: 3 });
-  for (let round = 0; round < rounds; round++) {
-    const order = round % 2 === 0 ? [0, 1] : [1, 0];
-    for (const index of order) {
-      const server = sides[index]?.server as Server;
+  for (const { server } of servers) await load(server, requests, { duration: 3 });
+  const sides = servers.map(({ name, server }) => ({
+    name,
+    run: async () => {
       const before = await server.usage();
       const count = await load(server, requests, { duration: seconds });
-      const after = await server.usage();
-      samples[index]?.push((after.cpuMicros - before.cpuMicros) / count);
-    }
-    process.stderr.write(`round ${round + 1} of ${rounds}\r`);
-  }
-  for (const { server } of sides) await server.stop();
-
-  say('\nCPU of the process per request, µs: median (min–max)');
-  for (const [index, { name }] of sides.entries())
-    say(`  ${name.padEnd(24)} ${describe(samples[index] ?? [], 1)}`);
-  const [bare = [], hardened = []] = samples;
-  const ratios = hardened.map((cost, round) => cost / (bare[round] ?? NaN));
-  say(`  ratio                    ${describe(ratios, 2)}   (bound: 3)`);
+      return ((await server.usage()).cpuMicros - before.cpuMicros) / count;
+    },
+  }));
+  const micros = await takeTurns(sides, rounds);
+  for (const { server } of servers) await server.stop();
+  say('\nCPU of the process per request, µs: median (min–max); bound of the ratio: 3');
+  sayCosts(say, sides, micros, 0);
 }
 
 async function memory({ env, requests }: World): Promise<void> {
@@ -97,7 +102,7 @@ async function start({ env, requests }: World): Promise<void> {
     times.push(performance.now() - from);
     await server.stop();
   }
-  say(`\nStart to first 200, ms: ${describe(times, 0)}   (bound: 1500)`);
+  say(`\nStart to first 200, ms: ${spread(times, 0)}   (bound: 1500)`);
 }
 
 type Request = World['requests'][number];
@@ -118,12 +123,6 @@ async function load(
     throw new Error(`${result.non2xx} answers were not 200, ${result.errors} failed`);
   }
   return result.requests.total;
-}
-
-function describe(samples: number[], digits: number): string {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (share: number) => (sorted[Math.floor((sorted.length - 1) * share)] ?? NaN).toFixed(digits);
-  return `${at(0.5)} (${at(0)}–${at(1)})`;
 }
 
 function mb(bytes: number): string {
