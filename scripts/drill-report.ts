@@ -57,9 +57,11 @@ function describe(
   const resolved = resolvedAfterMs(watch, row);
   // A later message belongs to a later fault.
   const overAtMs = row.undoneAtMs + (resolved ?? Infinity);
+  // What fired before and never stopped may have been told before.
+  const fromMs = Math.min(row.beganAtMs, fired ?? Infinity);
   const told = watch
     .find(row.alert, row.severity)
-    ?.told.find(({ firing, atMs }) => firing && atMs >= row.beganAtMs && atMs <= overAtMs);
+    ?.told.find(({ firing, atMs }) => firing && atMs >= fromMs && atMs <= overAtMs);
   return {
     fault: row.fault,
     alert: `${row.alert} (${row.severity})`,

@@ -31,6 +31,7 @@ async function drill(programs: DrillTools): Promise<number> {
     say('starting Alertmanager');
     await world.startAlertmanager();
     await within(FIRES_WITHIN_MS, 'the Watchdog was delivered', () => isTold(world, 'Watchdog', 'info'));
+    await within(FIRES_WITHIN_MS, 'no alert but the Watchdog fires', () => isCalm(world));
     say('everything runs, and the Watchdog arrived: the way from a rule to a person works');
 
     const rows: Row[] = [];

@@ -134,6 +134,12 @@ export function createMetrics(version: string) {
       labelNames: ['result'],
       registers,
     }),
+    redisConfigured: new Gauge({
+      name: 'redis_configured',
+      help: '1 when this role has a Redis, 0 when memory of the process stands for it',
+      labelNames: ['role'],
+      registers,
+    }),
     redisUp: new Gauge({
       name: 'redis_up',
       help: '1 when the connection of this role is usable, 0 when it is not or none is configured',
@@ -191,7 +197,10 @@ export function createMetrics(version: string) {
   for (const result of CACHE_RESULTS) metrics.cacheRequests.inc({ result }, 0);
   for (const reason of AUTH_FAILURES) metrics.authFailures.inc({ reason }, 0);
   for (const target of ['primary', 'replica']) metrics.queryLatency.zero({ target });
-  for (const role of ['limits', 'cache']) metrics.redisUp.set({ role }, 0);
+  for (const role of ['limits', 'cache']) {
+    metrics.redisConfigured.set({ role }, 0);
+    metrics.redisUp.set({ role }, 0);
+  }
   for (const limit of ['key', 'burst', 'tenant', 'ip']) metrics.rateLimitHits.inc({ limit }, 0);
   metrics.upstreamLatency.zero({ upstream: 'redis' });
   return metrics;

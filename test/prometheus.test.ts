@@ -17,33 +17,12 @@ import {
   selects,
 } from './support/alert-rules.ts';
 import { startAlertmanager } from './support/alertmanager.ts';
+import { EXPORTER_SERIES } from './support/exporter-metrics.ts';
 import { createDatabase } from './support/postgres.ts';
 import { repositoryDir } from './support/servers.ts';
 import { startService } from './support/service.ts';
 import { requireTool } from './support/tools.ts';
 import { until } from './support/until.ts';
-
-/** What else is scraped, in the names of postgres_exporter 0.19, redis_exporter 1.86, nginx-prometheus-exporter 1.5, … */
-const EXPORTERS = `
-pg_up 1
-pg_stat_database_numbackends{datname="postgres"} 1
-pg_settings_max_connections{server="postgres:5432"} 100
-redis_up 1
-redis_memory_used_bytes 1
-redis_memory_max_bytes 1
-redis_instance_info{maxmemory_policy="noeviction"} 1
-nginx_up 1
-node_memory_MemAvailable_bytes 1
-node_memory_MemTotal_bytes 1
-node_filesystem_avail_bytes{fstype="ext4",mountpoint="/"} 1
-node_filesystem_size_bytes{fstype="ext4",mountpoint="/"} 1
-probe_success 1
-probe_ssl_earliest_cert_expiry 1
-backup_last_success_timestamp_seconds 1
-backup_restore_test_last_success_timestamp_seconds 1
-prometheus_rule_evaluation_failures_total 0
-alertmanager_notifications_failed_total{integration="slack"} 0
-`;
 
 const RECEIVERS: Record<string, string> = { critical: 'pager', warning: 'chat', info: 'nobody' };
 /** Fires whatever happens. */
@@ -135,7 +114,7 @@ t.test('rules and runbooks read nothing that nobody exports', async (t) => {
   const exposition = await (await fetch(`${service.metricsUrl}/metrics`)).text();
   const recorded = recordings.map(({ record }) => record);
   const up = prometheus.scrape_configs.map(({ job_name: job }) => ({ metric: 'up', labels: { job } }));
-  const series = [...parseSeries(exposition), ...parseSeries(EXPORTERS), ...up];
+  const series = [...parseSeries(exposition), ...parseSeries(EXPORTER_SERIES), ...up];
   const unknownIn = (expr: string) =>
     selectorsOf(expr)
       .filter(({ metric }) => !recorded.includes(metric))

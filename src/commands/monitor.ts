@@ -11,7 +11,7 @@ away, the cache is away everywhere, nobody answers.
 
   --url URL          the internal listener; all addresses of its name are asked (http://127.0.0.1:9090)
   --seconds N        how long (300; 0: until it is interrupted)
-  --interval N       seconds between two looks (5)
+  --interval N       seconds between two looks (5), or less where three looks would not fit into the time
   --error-percent N  (5)
   --p95-seconds N    (10)`;
 
@@ -48,7 +48,9 @@ export async function runMonitor(argv: string[], say: (line: string) => void): P
     say(`${options}\n\n${USAGE}`);
     return 1;
   }
-  const { url, seconds, interval, limits } = options;
+  const { url, seconds, limits } = options;
+  // A watch that is too short for its trigger would find every release good.
+  const interval = seconds === 0 ? options.interval : Math.min(options.interval, seconds / (LOOKS_TO_TRIP + 1));
   const endsAt = seconds === 0 ? Infinity : performance.now() + 1000 * seconds;
   let before = await readSamples(url);
   let tripped = 0;

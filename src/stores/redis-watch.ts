@@ -28,6 +28,7 @@ export function watchConnection(
   const warnOfNode = createIntervalWarning(log);
   const checkServers = createServerCheck(role, target.topology, log);
   let stopped = false;
+  metrics.redisConfigured.set({ role }, 1);
   let told = { reason: '', atMs: -Infinity };
   let comings: number[] = [];
 
