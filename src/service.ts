@@ -33,6 +33,7 @@ async function start(): Promise<void> {
     config.tracing && (await (await import('./tracing.ts')).startTracing(config.tracing, { log, version }));
 
   const services = openServices(config, { log, metrics, usageSource: process });
+  const redisReady = services.redisReady();
   const app = await buildApp({ config, log, metrics, lifecycle, services, version, tracing });
   const internal = buildInternalApp({ log, metrics, lifecycle, services, version });
 
@@ -70,6 +71,7 @@ async function start(): Promise<void> {
 
   if (config.redis.url === undefined)
     log.warn('no REDIS_URL: limits and cache are kept in this process only');
+  await redisReady;
   const { host, port, metricsEnabled, metricsPort } = config.http;
   const url = await app.listen({ host, port });
   const metricsUrl = metricsEnabled ? await internal.listen({ host, port: metricsPort }) : undefined;

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from './config.ts';
 import type { Metrics } from './metrics.ts';
 import type { UsageSource } from './process-usage.ts';
@@ -28,6 +29,8 @@ const ANONYMOUS: Principal = {
   scopes: new Set(['*']),
   limitPerMinute: null,
 };
+
+const REDIS_PATIENCE_MS = 1_000;
 
 /** Opens what the app works with. Nothing here waits: Postgres and Redis may come later, or back. */
 export function openServices(
@@ -103,6 +106,15 @@ export function openServices(
         if (handles.length === 0) return 'none' as const;
         return handles.every((handle) => handle.ready()) ? ('connected' as const) : ('disconnected' as const);
       },
+    },
+    /** Resolves when every Redis can be used, or after a second: who begins without it begins with a share. */
+    async redisReady(): Promise<void> {
+      const away = [redis, cacheRedis].filter((handle) => handle !== undefined && !handle.ready());
+      const waits = away.map((handle) => new Promise<void>((resolve) => handle?.onReady(resolve)));
+      const patience = new AbortController();
+      const timer = delay(REDIS_PATIENCE_MS, undefined, { signal: patience.signal });
+      await Promise.race([Promise.all(waits), timer]);
+      patience.abort();
     },
     /** After the last request, in this order: what is still to be written, Redis, Postgres. */
     closers: [

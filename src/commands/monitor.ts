@@ -49,17 +49,20 @@ export async function runMonitor(argv: string[], say: (line: string) => void): P
     return 1;
   }
   const { url, seconds, limits } = options;
-  // A watch that is too short for its trigger would find every release good.
-  const interval = seconds === 0 ? options.interval : Math.min(options.interval, seconds / (LOOKS_TO_TRIP + 1));
+  // However short: with fewer looks than trip it, a watch would find every release good.
+  const interval = seconds === 0 ? options.interval : Math.min(options.interval, seconds / LOOKS_TO_TRIP);
   const endsAt = seconds === 0 ? Infinity : performance.now() + 1000 * seconds;
   let before = await readSamples(url);
+  let lookedAt = performance.now();
   let tripped = 0;
   say('time      processes   req/s    5xx %   P95 ms   pool %    hit %  database      cache');
-  while (performance.now() < endsAt) {
+  for (let looks = 0; looks < LOOKS_TO_TRIP || performance.now() < endsAt; looks += 1) {
     await delay(1000 * Math.min(interval, Math.max(0.1, (endsAt - performance.now()) / 1000)));
     const samples = await readSamples(url);
     const period = compareSamples(before, samples);
-    say(describe(samples, period, interval));
+    const now = performance.now();
+    say(describe(samples, period, (now - lookedAt) / 1000));
+    lookedAt = now;
     const trigger = findTrigger(samples, period, limits);
     tripped = trigger === undefined ? 0 : tripped + 1;
     if (tripped === LOOKS_TO_TRIP) {

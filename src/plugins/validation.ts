@@ -11,6 +11,9 @@ const PARTS: Record<string, FieldError['in']> = {
   headers: 'header',
 };
 
+/** Many routes answer with the same schema, all of them with that of a problem: each is compiled once. */
+const serializers = new WeakMap<z.ZodType, (data: unknown) => string>();
+
 /**
  * Routes state zod schemas; requests are checked by zod itself (no coercion, unknown fields are an
  * error), answers are written by a serializer compiled from the same schema, which leaves out what
@@ -27,14 +30,19 @@ export const validation = fp(
       }
       return { error: validationError(PARTS[httpPart] ?? 'body', result.error) };
     });
-    app.setSerializerCompiler<z.ZodType>(({ schema }) =>
-      fastJsonStringify(
-        withoutConstraints(z.toJSONSchema(schema, { io: 'output', target: 'draft-7' })) as object,
-      ),
-    );
+    app.setSerializerCompiler<z.ZodType>(({ schema }) => {
+      const serialize = serializers.get(schema) ?? compileSerializer(schema);
+      serializers.set(schema, serialize);
+      return serialize;
+    });
   },
   { name: 'validation' },
 );
+
+function compileSerializer(schema: z.ZodType): (data: unknown) => string {
+  const shape = z.toJSONSchema(schema, { io: 'output', target: 'draft-7' });
+  return fastJsonStringify(withoutConstraints(shape) as object);
+}
 
 function validationError(part: FieldError['in'], { issues }: z.ZodError): AppError {
   // Bounded: zod names unknown fields, and a client may have sent a megabyte of them.

@@ -4,7 +4,7 @@ import type { Db, Query } from './postgres.ts';
 
 const MINUTE_MS = 60_000;
 const FLUSH_INTERVAL_MS = 10_000;
-const REMEMBERED_KEYS = 50_000;
+const REMEMBERED_KEYS = 20_000;
 
 export type KeyUsage = ReturnType<typeof startKeyUsage>;
 
