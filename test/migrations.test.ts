@@ -416,6 +416,22 @@ t.test('a database that cannot be had is one line, exit 1, and no password', asy
   t.equal((await run(url, ['status'], { env })).code, 0, 'the URL for migrations goes first, also as a file');
 });
 
+t.test(
+  'who only waits changes nothing, and goes on when another process has applied everything',
+  async (t) => {
+    const url = await createEmptyDatabase(t);
+    const late = await run(url, ['wait', '--wait', '0']);
+    t.equal(late.code, 1);
+    t.equal(late.err, `After 0 s not applied: ${SHIPPED.join(', ')}.`);
+    t.same(await describeSchema(url), []);
+
+    const waiting = run(url, ['wait', '--wait', '60']);
+    t.equal((await run(url, ['up'])).code, 0);
+    t.match(await waiting, { code: 0, out: /Everything is applied\.$/ });
+    t.equal((await run(url, ['wait'])).out, 'Everything is applied.');
+  },
+);
+
 t.test('a mistyped command changes nothing and explains itself', async (t) => {
   const url = await createEmptyDatabase(t);
   for (const argv of [[], ['upp'], ['up', 'now'], ['new'], ['down', '1', '2']]) {

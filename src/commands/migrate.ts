@@ -5,7 +5,7 @@ import { openMigrationConnection } from '../stores/migration-connection.ts';
 import { createMigrationFile, MIGRATIONS_FOLDER, readMigrationFiles } from '../stores/migration-files.ts';
 import type { MigrationFile } from '../stores/migration-files.ts';
 import type { MigrationRow } from '../stores/migrations.ts';
-import { applyPending, readMigrationRows, revertNewest } from '../stores/migrations.ts';
+import { applyPending, readMigrationRows, revertNewest, waitUntilApplied } from '../stores/migrations.ts';
 import { commandEnvironment, isEntry } from './environment.ts';
 import { readMigrationUrl } from './migration-url.ts';
 
@@ -13,12 +13,13 @@ const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
 
   up            apply every pending migration
   down [N]      revert the newest one, or the newest N
+  wait          wait until another process has applied all of them; for --wait SECONDS
   status        list all migrations and their state; --json for machines
   new NAME      write the next numbered file, NAME such as add_customer
 
 The database is DATABASE_MIGRATION_URL or else DATABASE_URL (or the file named by either with _FILE),
 reached directly: a PgBouncer in transaction mode loses the migration lock.
---wait: how long a server may take to start, 30 seconds unless told.`;
+--wait: how long a server may take to start, and others to apply; 30 seconds unless told.`;
 
 export interface MigrateOptions {
   databaseUrl: string;
@@ -86,6 +87,13 @@ async function execute(
       revertNewest(client, files, count, { say }),
     );
     return reverted.length === 0 ? 'Nothing to revert.' : `${reverted.length} reverted.`;
+  }
+  if (command === 'wait' && argument === undefined) {
+    const waitSeconds = wholeNumber('--wait', values.wait);
+    await withDatabase(target(out), (client, files, say) =>
+      waitUntilApplied(client, files, { waitSeconds, say }),
+    );
+    return 'Everything is applied.';
   }
   if (command === 'status' && argument === undefined) {
     const migrations = await withDatabase(target(err), readMigrationRows);

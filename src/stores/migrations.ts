@@ -1,4 +1,6 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Client } from 'pg';
+import type { Say } from './migration-connection.ts';
 import type { MigrationFile } from './migration-files.ts';
 import { numberOf } from './migration-files.ts';
 import type { MigrationOptions } from './migration-run.ts';
@@ -63,6 +65,31 @@ export async function applyPending(
     await runMigration(client, file, 'up', options);
   }
   return pending;
+}
+
+const LOOK_AGAIN_MS = 500;
+
+/**
+ * Waits until every migration of this release was applied, by whoever does it; what a newer release applied
+ * besides is no matter. Needs to read only. Throws with what is missing when `waitSeconds` have passed.
+ */
+export async function waitUntilApplied(
+  client: Client,
+  files: MigrationFile[],
+  { waitSeconds, say }: { waitSeconds: number; say: Say },
+): Promise<void> {
+  const endMs = performance.now() + waitSeconds * 1000;
+  let told = '';
+  for (;;) {
+    const rows = await readMigrationRows(client, files);
+    const missing = rows.filter(({ appliedAt }) => appliedAt === undefined).map(({ name }) => name);
+    if (missing.length === 0) return;
+    const text = missing.join(', ');
+    if (performance.now() >= endMs) throw new Error(`After ${waitSeconds} s not applied: ${text}.`);
+    if (text !== told) say(`Waiting for ${text} …`);
+    told = text;
+    await delay(LOOK_AGAIN_MS);
+  }
 }
 
 /** Reverts the newest `count` migrations, newest first, and returns their names. */
