@@ -4,7 +4,8 @@
 #   backup.sh run               one backup now: dump, check, restore and compare, keep, copy, thin out
 #   backup.sh schedule          one every day at BACKUP_AT (UTC), for ever; what the compose service runs
 #   backup.sh check FILE        restores FILE into a scratch database and compares it with what it says of itself
-#   backup.sh cat NAME          the dump of NAME on stdout, as pg_restore reads it
+#   backup.sh verify NAME       whether NAME is what was written, and can be decrypted
+#   backup.sh cat NAME          the dump of NAME on stdout, checked and as pg_restore reads it
 #   backup.sh facts DATABASE    schema version and rows of each table
 #   backup.sh list              what there is, newest last
 #   backup.sh thin [--dry-run]  deletes what is older than the retention; never the last good one
@@ -14,6 +15,8 @@
 # Exit codes: 0 done, 1 failed, 2 wrong use, 3 another backup is running.
 set -Eeuo pipefail
 umask 077
+# shellcheck source=scripts/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 BACKUP_DIR=${BACKUP_DIR:-/backups}
 BACKUP_AT=${BACKUP_AT:-02:00}
@@ -28,15 +31,9 @@ METRICS_DIR=${METRICS_DIR:-}
 PGDATABASE=${PGDATABASE:-hardpoint}
 export PGDATABASE
 
-say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
-die() {
-  say "error: $*"
-  exit 1
-}
-usage() {
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
-  exit 2
-}
+for name in BACKUP_KEEP_DAILY BACKUP_KEEP_WEEKLY BACKUP_KEEP_MONTHLY; do
+  [[ ${!name} =~ ^[0-9]+$ ]] || die "$name=${!name} must be a whole number"
+done
 
 query() { psql -XqAt -v ON_ERROR_STOP=1 "$@"; }
 
@@ -48,70 +45,100 @@ select format('select %L || count(*) from %I.%I', schemaname || '.' || tablename
 "
 facts() { query -d "$1" <<<"$FACTS_SQL"; }
 
-# dump NAME: NAME.dump[.enc] and NAME.facts, both of one snapshot.
+cipher() { openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass "file:$BACKUP_PASSPHRASE_FILE" "$@"; }
+seal() { if [ -e "$BACKUP_PASSPHRASE_FILE" ]; then cipher -salt; else cat; fi; }
+
+# dump FILE FACTS: both of one snapshot. Nothing is written in the clear that is to be encrypted.
 dump() {
-  local file=$BACKUP_DIR/.partial-$1 snapshot line
+  local snapshot line extensions
+  # Statistics of statements belong to the server, and the extension to its superuser.
+  mapfile -t extensions < <(query <<<"select format('--extension=%I', extname) from pg_extension
+    where extname <> 'pg_stat_statements'")
+  [ ${#extensions[@]} -gt 0 ] || die "cannot read the database $PGDATABASE"
   coproc SESSION { query; }
   local session=$SESSION_PID in=${SESSION[1]} out=${SESSION[0]}
   printf '%s\n' 'set idle_in_transaction_session_timeout = 0;' \
     'begin isolation level repeatable read read only;' 'select pg_export_snapshot();' >&"$in"
-  read -r snapshot <&"$out" || die 'cannot read the database'
+  read -r snapshot <&"$out" || die "cannot read the database $PGDATABASE"
   printf '%s\n\\echo end\n' "$FACTS_SQL" >&"$in"
-  while read -r line <&"$out" && [ "$line" != end ]; do printf '%s\n' "$line"; done >"$file.facts"
-  # Statistics of statements belong to the server, and the extension to its superuser.
-  pg_dump --format=custom --snapshot="$snapshot" --exclude-extension=pg_stat_statements --file="$file.dump"
+  while read -r line <&"$out" && [ "$line" != end ]; do printf '%s\n' "$line"; done >"$2"
+  pg_dump --format=custom --snapshot="$snapshot" "${extensions[@]}" | seal >"$1" ||
+    die 'the dump failed; nothing of it is kept'
   printf 'commit;\n\\q\n' >&"$in"
   wait "$session" || die 'the session that held the snapshot failed'
-  [ -s "$file.facts" ] || die 'the database told nothing of itself'
+  [ -s "$2" ] || die 'the database told nothing of itself'
+}
+
+# whole FILE: it, and its facts, are what was written.
+whole() {
+  local name
+  name=$(basename "${1%.enc}" .dump)
+  [ -s "$1" ] || die "there is no backup $1"
+  (cd "$(dirname "$1")" && sha256sum --quiet -c "$name.sha256" >&2) ||
+    die "$1 is damaged, its sum is not that of what was written: use another one (backup.sh list)"
+}
+
+# decryptable FILE: with the passphrase at hand. Every dump begins with the same letters.
+decryptable() {
+  [[ $1 = *.enc ]] || return 0
+  [ -s "$BACKUP_PASSPHRASE_FILE" ] ||
+    die "$1 is encrypted, and BACKUP_PASSPHRASE_FILE=$BACKUP_PASSPHRASE_FILE holds no passphrase"
+  (set +o pipefail; cipher -d -in "$1" 2>/dev/null | head -c 5 | grep -aq PGDMP) ||
+    die "$1 was not encrypted with the passphrase in $BACKUP_PASSPHRASE_FILE"
 }
 
 open_dump() { # FILE: the plain dump on stdout
-  case $1 in
-    *.enc) openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -pass "file:$BACKUP_PASSPHRASE_FILE" -in "$1" ;;
-    *) cat "$1" ;;
-  esac
+  case $1 in *.enc) cipher -d -in "$1" ;; *) cat "$1" ;; esac
 }
 
 # check FILE FACTS: restores FILE into a database of its own and compares; that database never stays.
 check() {
-  local scratch status=0
-  scratch=restore_test_$(date -u +%s)_$$
-  query -d postgres -c "create database $scratch template template0"
+  local scratch=${PGDATABASE}_restore_test status=0
+  query -d postgres -c 'set client_min_messages = error' -c "drop database if exists \"$scratch\" with (force)" \
+    -c "create database \"$scratch\" template template0"
   {
     open_dump "$1" | pg_restore --exit-on-error --no-owner --no-privileges --dbname="$scratch" &&
       facts "$scratch" | diff "$2" - >&2
   } || status=$?
-  query -d postgres -c "drop database $scratch with (force)"
-  [ "$status" -eq 0 ] || die "$1 cannot be restored, or holds something else than the database did"
+  query -d postgres -c "drop database \"$scratch\" with (force)"
+  [ "$status" -eq 0 ] || decryptable "$1"
+  [ "$status" -eq 0 ] || die "$1 does not count: it cannot be restored, or holds something else than the database did"
 }
 
-run() {
-  local from=$SECONDS name partial final files
+# One at a time: two would share the scratch database and clean each other's files away.
+lock() {
   mkdir -p "$BACKUP_DIR"
   exec 9>"$BACKUP_DIR/.lock"
   flock -n 9 || { say 'another backup is running'; exit 3; }
+}
+
+run() {
+  local from=$SECONDS name dump partial files bytes
+  lock
+  trap 'rm -f "$BACKUP_DIR"/.partial-*' EXIT
   rm -f "$BACKUP_DIR"/.partial-*
+  [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || [ -s "$BACKUP_PASSPHRASE_FILE" ] ||
+    die "$BACKUP_PASSPHRASE_FILE is empty: write a passphrase, or remove it"
   name=$(date -u +%Y%m%dT%H%M%SZ)
-  partial=$BACKUP_DIR/.partial-$name
-  dump "$name"
-  final=$partial.dump
-  if [ -s "$BACKUP_PASSPHRASE_FILE" ]; then
-    openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -salt -pass "file:$BACKUP_PASSPHRASE_FILE" -in "$final" -out "$final.enc"
-    rm -f "$final"
-    final=$final.enc
-  fi
-  check "$final" "$partial.facts"
-  sync -f "$final"
-  files=("$BACKUP_DIR/$name.${final#"$partial".}" "$BACKUP_DIR/$name.facts" "$BACKUP_DIR/$name.sha256")
-  mv "$partial.facts" "${files[1]}"
-  mv "$final" "${files[0]}"
+  dump=$name.dump
+  [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || dump=$name.dump.enc
+  partial=$BACKUP_DIR/.partial-
+  dump "$partial$dump" "$partial$name.facts"
+  check "$partial$dump" "$partial$name.facts"
+  sync -f "$partial$dump"
+  files=("$BACKUP_DIR/$dump" "$BACKUP_DIR/$name.facts" "$BACKUP_DIR/$name.sha256")
+  mv "$partial$name.facts" "${files[1]}"
+  mv "$partial$dump" "${files[0]}"
   # The sum comes last: a backup without it is none.
-  (cd "$BACKUP_DIR" && sha256sum "$(basename "${files[0]}")" "$name.facts" >"$partial.sha256")
-  mv "$partial.sha256" "${files[2]}"
-  [ -z "$BACKUP_COPY_COMMAND" ] || $BACKUP_COPY_COMMAND "${files[@]}" || die "the copy failed: $BACKUP_COPY_COMMAND"
-  metrics $((SECONDS - from)) "$(stat -c %s "${files[0]}")"
+  (cd "$BACKUP_DIR" && sha256sum "$dump" "$name.facts" >"$partial$name.sha256")
+  mv "$partial$name.sha256" "${files[2]}"
   thin
-  say "backup $name: $(stat -c %s "${files[0]}") bytes, restored and found equal, $((SECONDS - from)) s"
+  # shellcheck disable=SC2086 # a command with its arguments
+  [ -z "$BACKUP_COPY_COMMAND" ] || $BACKUP_COPY_COMMAND "${files[@]}" ||
+    die "$name is here, but its copy failed: $BACKUP_COPY_COMMAND"
+  bytes=$(stat -c %s "${files[0]}")
+  metrics $((SECONDS - from)) "$bytes"
+  say "backup $name: $bytes bytes, restored and found equal, $((SECONDS - from)) s"
 }
 
 metrics() { # SECONDS BYTES
@@ -137,33 +164,35 @@ METRICS
 
 good() { # the names of all whole backups, oldest first
   local sum
-  for sum in "$BACKUP_DIR"/*.sha256; do
-    if [ -e "$sum" ]; then basename "$sum" .sha256; fi
-  done | sort
+  for sum in "$BACKUP_DIR"/????????T??????Z.sha256; do
+    sum=${sum##*/}
+    [ "$sum" = '????????T??????Z.sha256' ] || printf '%s\n' "${sum%.sha256}"
+  done
 }
 
-# thin [--dry-run]: of the newest days, weeks and months that have a backup the last one of each stays. Counted
-# in backups, not from today: where none was made for a month, nothing goes.
+# thin [--dry-run]: of the newest days, weeks and months that have a backup the last one of each stays, and the
+# newest in any case. Counted in backups, not from today: where none was made for a month, nothing goes.
 thin() {
-  local name day week month
+  local names name week keep=newest old=()
   local -A days=() weeks=() months=()
-  for name in $(good | sort -r); do
-    day=${name:0:8}
-    week=$(date -u -d "$day" +%G-%V)
-    month=${name:0:6}
-    local keep=''
+  names=$(good | sort -r)
+  while read -r name week; do
+    local day=${name:0:8} month=${name:0:6}
     [ -n "${days[$day]:-}" ] || [ ${#days[@]} -ge "$BACKUP_KEEP_DAILY" ] || { days[$day]=1; keep=daily; }
     [ -n "${weeks[$week]:-}" ] || [ ${#weeks[@]} -ge "$BACKUP_KEEP_WEEKLY" ] || { weeks[$week]=1; keep=weekly; }
     [ -n "${months[$month]:-}" ] || [ ${#months[@]} -ge "$BACKUP_KEEP_MONTHLY" ] || { months[$month]=1; keep=monthly; }
-    [ -z "$keep" ] || continue
-    say "too old: $name"
-    # The sum first: what is left half deleted is no backup.
-    [ "${1:-}" = --dry-run ] || rm -f "$BACKUP_DIR/$name.sha256" "$BACKUP_DIR/$name".{dump,dump.enc,facts}
-  done
+    [ -n "$keep" ] || { say "too old: $name"; old+=("$BACKUP_DIR/$name"); }
+    keep=''
+  done < <(paste -d ' ' <(printf '%s\n' "$names") <(cut -c 1-8 <<<"$names" | date -u -f - +%G-%V))
+  [ ${#old[@]} -gt 0 ] && [ "${1:-}" != --dry-run ] || return 0
+  # The sums first: what is left half deleted is no backup.
+  rm -f "${old[@]/%/.sha256}"
+  rm -f "${old[@]/%/.dump}" "${old[@]/%/.dump.enc}" "${old[@]/%/.facts}"
 }
 
 schedule() {
   local now next
+  date -u -d "today $BACKUP_AT" >/dev/null 2>&1 || die "BACKUP_AT=$BACKUP_AT must be a time such as 02:00"
   while true; do
     now=$(date -u +%s)
     next=$(date -u -d "today $BACKUP_AT" +%s)
@@ -183,19 +212,19 @@ case ${1:-} in
   schedule) [ $# -eq 1 ] || usage; trap 'exit 0' TERM INT; schedule ;;
   check)
     [ $# -eq 2 ] || usage
-    [ -s "$2" ] || die "there is no backup $2"
-    base=${2%.enc} && base=${base%.dump}
-    (cd "$(dirname "$2")" && sha256sum --quiet -c "$(basename "$base").sha256") || die "$2 is not what was written"
-    check "$2" "$base.facts"
+    whole "$2"
+    lock
+    base=${2%.enc}
+    check "$2" "${base%.dump}.facts"
     say "$2 was restored and found equal" ;;
-  cat)
+  verify | cat)
     [ $# -eq 2 ] || usage
-    for file in "$BACKUP_DIR/$2".dump{,.enc}; do
-      [ ! -s "$file" ] || { open_dump "$file"; exit; }
-    done
-    die "there is no backup $2" ;;
+    file=$BACKUP_DIR/$2.dump
+    [ -s "$file" ] || file=$file.enc
+    whole "$file"
+    if [ "$1" = verify ]; then decryptable "$file"; else open_dump "$file"; fi ;;
   facts) [ $# -eq 2 ] || usage; facts "$2" ;;
-  list) good ;;
-  thin) thin "${2:-}" ;;
+  list) [ $# -eq 1 ] || usage; good ;;
+  thin) [ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = --dry-run ]; } || usage; thin "${2:-}" ;;
   *) usage ;;
 esac

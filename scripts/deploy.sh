@@ -4,82 +4,34 @@
 #   deploy.sh deploy [IMAGE]   everything: preflight, backup, migrations, the whole stack, the service last
 #   deploy.sh update [IMAGE]   the service alone: preflight, backup, migrations, one replica after another, watch
 #   deploy.sh rollback         the image before, the same way; the schema stays (an older release tolerates it)
-#   deploy.sh preflight        only the checks
+#   deploy.sh preflight [IMAGE]  only the checks
 #   deploy.sh backup | restore NAME [--force] | status | logs [SERVICE] | stop
 #
 # IMAGE is NAME:TAG or NAME@sha256:…; without it the sources here are built and tagged with the commit. Values
-# come from .env: API_REPLICAS (2), DEPLOY_WATCH_SECONDS (300), DEPLOY_MIN_FREE_GB (5). What is being done is
-# kept in .deploy/, so an interrupted run is finished by running it again.
+# come from .env (or the one file in COMPOSE_ENV_FILES): API_REPLICAS (2), DEPLOY_WATCH_SECONDS (300; 0: no
+# watch), DEPLOY_MIN_FREE_GB (5). What is being done is kept in .deploy/: an interrupted deploy or update is
+# finished by running it again, without IMAGE too, and undone by rollback.
 # Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by the preflight, 4 rolled back, 5 another run is going on.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+# shellcheck source=scripts/deploy-preflight.sh
+. scripts/deploy-preflight.sh
 
 STATE=${DEPLOY_STATE:-.deploy}
-
-# setting NAME DEFAULT: from the environment, else from .env, which only compose reads whole.
-setting() {
-  local value=${!1:-}
-  [ -n "$value" ] || [ ! -f .env ] || value=$(sed -n "s/^$1=//p" .env | tail -n 1)
-  printf '%s\n' "${value:-$2}"
-}
+ENV_FILE=${COMPOSE_ENV_FILES:-.env}
+SECRETS_DIR=$(setting SECRETS_DIR secrets)
+TLS_DIR=$(setting TLS_DIR nginx/ssl)
 API_REPLICAS=$(setting API_REPLICAS 2)
-WATCH_SECONDS=$(setting DEPLOY_WATCH_SECONDS 300)
-MIN_FREE_GB=$(setting DEPLOY_MIN_FREE_GB 5)
+DEPLOY_WATCH_SECONDS=$(setting DEPLOY_WATCH_SECONDS 300)
+DEPLOY_MIN_FREE_GB=$(setting DEPLOY_MIN_FREE_GB 5)
 # What `deploy` brings up, all unless told: DEPLOY_SERVICES="nginx backup".
 read -ra SERVICES <<<"$(setting DEPLOY_SERVICES '')"
 
-say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
-die() {
-  say "error: $*"
-  exit 1
-}
-usage() {
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
-  exit 2
-}
 current() { cat "$STATE/current" 2>/dev/null || true; }
-
-# --- preflight: every problem at once -------------------------------------------------------------------------
-
-preflight() { # IMAGE
-  local problems=() file mode value free
-  problem() { problems+=("$1"); }
-  docker compose version >/dev/null 2>&1 || problem 'docker compose is missing, or the engine does not answer'
-  docker compose config -q 2>/dev/null || problem 'compose.yaml and .env do not fit: docker compose config'
-  case $1 in
-    *@sha256:*) ;;
-    *:latest | *:stable | *:main) problem "the tag of $1 moves: name a version, or a digest" ;;
-    *:*) ;;
-    *) problem "$1 has no tag: name a version, or a digest" ;;
-  esac
-  if [ -f .env ]; then
-    mode=$(stat -c %a .env)
-    [ $((8#$mode & 077)) -eq 0 ] || problem ".env can be read by others (mode $mode): chmod 600 .env"
-    if value=$(grep -niE '^[A-Z_]+=.*(change.?me|placeholder|your[_-]|<[^>]+>|example\.com|xxxx)' .env | cut -d= -f1); then
-      problem "placeholders in .env: ${value//$'\n'/, }"
-    fi
-    if grep -qE '^CORS_ORIGINS=.*\*' .env; then problem 'CORS_ORIGINS=* lets every site read answers: name the origins'; fi
-  fi
-  for file in secrets/*; do
-    [ -f "$file" ] || continue
-    mode=$(stat -c %a "$file")
-    [ $((8#$mode & 077)) -eq 0 ] || problem "$file can be read by others (mode $mode): chmod 600 $file"
-    case $file in *_url | *_key | *.md) continue ;; esac
-    value=$(tr -d '\r\n' <"$file")
-    [ ${#value} -ge 24 ] || problem "$file holds ${#value} characters, 24 are the least: openssl rand -hex 32 > $file"
-    if grep -qiE 'change.?me|placeholder|password|secret|example' <<<"$value"; then problem "$file holds a placeholder"; fi
-  done
-  if [ -s nginx/ssl/fullchain.pem ]; then
-    openssl x509 -in nginx/ssl/fullchain.pem -noout -checkend $((14 * 86400)) >/dev/null 2>&1 ||
-      problem 'nginx/ssl/fullchain.pem is no certificate, or ends within 14 days'
-  fi
-  free=$(($(stat -f -c '%a * %S / 1073741824' .)))
-  [ "$free" -ge "$MIN_FREE_GB" ] || problem "$free GB are free on this disk, $MIN_FREE_GB are the least (DEPLOY_MIN_FREE_GB)"
-  [ ${#problems[@]} -gt 0 ] || return 0
-  say "refused, ${#problems[@]} problem(s):"
-  printf '  - %s\n' "${problems[@]}" >&2
-  exit 3
-}
+# What an interrupted run was going over to.
+next() { cat "$STATE/next" 2>/dev/null || true; }
 
 # --- the service, one replica after another -------------------------------------------------------------------
 
@@ -99,7 +51,7 @@ old() {
 roll() {
   local id count
   export API_IMAGE=$1
-  while id=$(old "$1" | head -n 1) && [ -n "$id" ]; do
+  while id=$(old "$1" | sed -n 1p) && [ -n "$id" ]; do
     count=$(running api | wc -l)
     if [ "$count" -le "$API_REPLICAS" ]; then
       count=$((count + 1))
@@ -111,21 +63,24 @@ roll() {
     docker stop "$id" >/dev/null
     docker rm "$id" >/dev/null
   done
-  docker compose up -d --no-deps --no-recreate --no-build --scale "api=$API_REPLICAS" --wait --wait-timeout 120 api >/dev/null 2>&1
+  docker compose up -d --no-deps --no-recreate --no-build --scale "api=$API_REPLICAS" --wait --wait-timeout 120 api >/dev/null 2>&1 ||
+    return 1
+  [ -z "$(old "$1")" ]
 }
 
 watch_release() {
-  say "watching for $WATCH_SECONDS s"
-  docker compose exec -T api /nodejs/bin/node dist/commands/monitor.js --url http://api:9090 --seconds "$WATCH_SECONDS" >&2
+  [ "$DEPLOY_WATCH_SECONDS" -gt 0 ] || return 0
+  say "watching for $DEPLOY_WATCH_SECONDS s"
+  docker compose exec -T api /nodejs/bin/node dist/commands/monitor.js --url http://api:9090 --seconds "$DEPLOY_WATCH_SECONDS" >&2
 }
 
 replace() { # IMAGE
   local before
   before=$(current)
-  [ -n "$before" ] || before=$(docker inspect -f '{{.Config.Image}}' "$(running api | head -n 1)" 2>/dev/null || true)
+  [ -n "$before" ] || before=$(docker inspect -f '{{.Config.Image}}' "$(running api | sed -n 1p)" 2>/dev/null || true)
   echo "$1" >"$STATE/next"
   say "migrations of $1"
-  API_IMAGE=$1 docker compose run --rm --no-deps -T migrate >&2 || die 'the migrations failed; the service was not touched'
+  API_IMAGE=$1 docker compose run --rm --no-deps -T migrate >&2 || give_up 'the migrations failed; the service was not touched'
   say "replacing $(running api | wc -l) replica(s) by $1"
   if roll "$1" && watch_release; then
     [ "$before" = "$1" ] || echo "$before" >"$STATE/previous"
@@ -133,13 +88,19 @@ replace() { # IMAGE
     say "running $1"
     return
   fi
-  if [ -z "$before" ] || [ "$before" = "$1" ]; then die "$1 does not hold, and there is nothing to go back to"; fi
+  if [ -z "$before" ] || [ "$before" = "$1" ]; then give_up "$1 does not hold, and there is nothing to go back to"; fi
   say "$1 does not hold: back to $before"
   abandon_unhealthy
   roll "$before" || die "going back failed: deploy.sh status"
   rm -f "$STATE/next"
   say "rolled back to $before"
   exit 4
+}
+
+# give_up WHY: nothing is left to be finished.
+give_up() {
+  rm -f "$STATE/next"
+  die "$@"
 }
 
 # Of a release that does not even start, what is not healthy goes first: it serves nobody.
@@ -157,10 +118,16 @@ backup_first() {
   docker compose exec -T backup /scripts/backup.sh run >&2 || die 'no release without a backup that was restored'
 }
 
-image_or_build() { # [IMAGE]
+# image_or_build [IMAGE]: what was asked for, else what an interrupted run was going over to, else the sources.
+image_or_build() {
   if [ -n "${1:-}" ]; then
     docker image inspect "$1" >/dev/null 2>&1 || docker pull -q "$1" >/dev/null || die "there is no image $1"
     echo "$1"
+    return
+  fi
+  if [ -s "$STATE/next" ]; then
+    say "going on with the interrupted run to $(next); name another image if that is not wanted"
+    next
     return
   fi
   local revision
@@ -182,43 +149,51 @@ locked() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-  preflight) preflight "${1:-$(current || true)}" && say 'nothing stands in the way' ;;
+  deploy | update | preflight) [ $# -le 1 ] || usage ;;
+  rollback | backup | status | stop) [ $# -eq 0 ] || usage ;;
+esac
+case $command in
+  preflight) preflight "${1:-$(current)}" && say 'nothing stands in the way' ;;
   deploy)
-    [ $# -le 1 ] || usage
     locked
+    preflight "${1:-}"
     image=$(image_or_build "${1:-}")
-    preflight "$image"
     backup_first
-    if [ -n "$(running api)" ]; then
-      replace "$image"
-    else
-      echo "$image" >"$STATE/current"
-    fi
-    API_IMAGE=$(current) docker compose up -d --no-recreate --no-build --wait --scale "api=$API_REPLICAS" "${SERVICES[@]}" ||
-      die 'the stack does not come up: deploy.sh status, deploy.sh logs'
-    say "deployed $(current)" ;;
+    [ -z "$(running api)" ] || replace "$image"
+    echo "$image" >"$STATE/next"
+    API_IMAGE=$image docker compose up -d --no-recreate --no-build --wait --scale "api=$API_REPLICAS" "${SERVICES[@]}" ||
+      give_up 'the stack does not come up: deploy.sh status, deploy.sh logs'
+    mv "$STATE/next" "$STATE/current"
+    say "deployed $image" ;;
   update)
-    [ $# -le 1 ] || usage
     locked
+    preflight "${1:-}"
     [ -n "$(running api)" ] || die 'nothing runs here yet: deploy.sh deploy'
     image=$(image_or_build "${1:-}")
-    preflight "$image"
     backup_first
     replace "$image" ;;
   rollback)
-    [ $# -eq 0 ] || usage
     locked
-    [ -s "$STATE/previous" ] || die 'there is no release before this one'
-    image=$(cat "$STATE/previous")
+    # Half-way to the next one, the way back is to the one that was left.
+    back=previous
+    [ ! -s "$STATE/next" ] || back=current
+    [ -s "$STATE/$back" ] || die 'there is no release before this one'
+    image=$(cat "$STATE/$back")
     say "back to $image"
+    [ "$back" = previous ] || abandon_unhealthy
     roll "$image" || die 'the service does not come up: deploy.sh logs api'
-    current >"$STATE/previous"
-    echo "$image" >"$STATE/current"
+    if [ "$back" = current ]; then
+      rm "$STATE/next"
+    else
+      current >"$STATE/previous"
+      echo "$image" >"$STATE/current"
+    fi
     say "running $image" ;;
-  backup) docker compose exec -T backup /scripts/backup.sh run ;;
-  restore) exec scripts/restore.sh "$@" ;;
+  backup) docker compose exec -T backup /scripts/backup.sh run || die 'no backup was made' ;;
+  restore) API_IMAGE=$(current) exec scripts/restore.sh "$@" ;;
   status)
     printf 'image %s, before it %s\n' "$(current)" "$(cat "$STATE/previous" 2>/dev/null || echo none)"
+    [ ! -s "$STATE/next" ] || printf 'interrupted on the way to %s: update goes on, rollback goes back\n' "$(next)"
     docker compose ps -a --format 'table {{.Name}}\t{{.Image}}\t{{.Status}}' ;;
   logs) docker compose logs --tail 200 --follow "$@" ;;
   stop) docker compose stop ;;

@@ -10,67 +10,76 @@
 # 4 the database is not empty.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
 
 DATABASE=${POSTGRES_DB:-hardpoint}
 NEW=${DATABASE}_restoring
-OLD=${DATABASE}_before_$(date -u +%Y%m%dT%H%M%S)
+OLD=${DATABASE}_before_$(date -u +%Y%m%d_%H%M%S)
 
-say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
-die() {
-  say "error: $*"
-  exit 1
-}
-usage() {
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
-  exit 2
-}
 postgres() { docker compose exec -T postgres "$@"; }
+backup() { docker compose exec -T backup "$@"; }
 sql() { postgres psql -XqAt -v ON_ERROR_STOP=1 -U postgres "$@"; }
 
 case ${1:-} in
   --list)
-    docker compose exec -T backup /scripts/backup.sh list
+    [ $# -eq 1 ] || usage
+    backup /scripts/backup.sh list
     exit ;;
   '' | -*) usage ;;
 esac
 [ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = --force ]; } || usage
 name=$1
 [[ $name =~ ^[0-9]{8}T[0-9]{6}Z$ ]] || die "'$name' is no name of a backup; --list tells them"
-docker compose exec -T backup /scripts/backup.sh list | grep -qx "$name" || die "there is no whole backup $name; --list tells them"
+backup /scripts/backup.sh list | grep -x "$name" >/dev/null || die "there is no whole backup $name; --list tells them"
+backup /scripts/backup.sh verify "$name" || die "$name cannot be used; nothing was touched"
 
+# A run that was killed in the wrong moment left it closed.
+sql -d postgres -c "alter database $DATABASE allow_connections true" || die "there is no database $DATABASE, or no postgres runs"
 rows=$(sql -d "$DATABASE" -c "select coalesce(sum(n), 0) from (select (xpath('/row/c/text()', query_to_xml(format(
   'select count(*) as c from %I.%I', schemaname, tablename), false, true, '')))[1]::text::bigint as n
   from pg_tables where schemaname = 'public' and tablename not like 'schema_migration%') as tables") ||
-  die "the database $DATABASE cannot be asked: is postgres running?"
+  die "the database $DATABASE cannot be read"
 if [ "$rows" -gt 0 ] && [ "${2:-}" != --force ]; then
-  say "error: $DATABASE holds $rows rows, and all would be replaced: take a backup, then repeat with --force"
+  say "error: the database $DATABASE holds $rows rows, and all would be replaced: take a backup, then repeat with --force"
   exit 4
 fi
 
 began=$SECONDS
-replicas=$(docker compose ps -q api | wc -l)
+# Those that are stopped as well: a run that was killed left them so.
+replicas=$(docker compose ps -aq api | wc -l)
 finish() {
   local status=$?
-  sql -d postgres -c "drop database if exists $NEW with (force)" >/dev/null 2>&1 || true
+  trap - EXIT
+  if [ "$status" -ne 0 ]; then
+    sql -d postgres -c "drop database if exists $NEW with (force)" >/dev/null 2>&1 || true
+    sql -d postgres -c "alter database $DATABASE allow_connections true" >/dev/null 2>&1 || true
+  fi
   if [ "$replicas" -gt 0 ]; then
     say 'starting the service'
-    docker compose up -d --no-deps --no-recreate --wait --scale "api=$replicas" api >/dev/null 2>&1 || say 'error: the service does not come up: docker compose logs api'
+    docker compose up -d --no-deps --no-recreate --wait --scale "api=$replicas" api >/dev/null 2>&1 || {
+      say 'error: the service does not come up: docker compose logs api'
+      [ "$status" -ne 0 ] || status=1
+    }
   fi
-  [ "$status" -eq 0 ] || sql -d postgres -c "alter database $DATABASE allow_connections true" >/dev/null 2>&1 || true
-  [ "$status" -eq 0 ] || say "error: nothing was changed in $DATABASE"
-  [ "$status" -ne 0 ] || say "done in $((SECONDS - began)) s; the old database is $OLD: drop it when you no longer need it"
+  case $status in
+    0) say "done in $((SECONDS - began)) s; the old database is $OLD: drop it when you no longer need it" ;;
+    *) [ -n "${swapped:-}" ] || say "error: not restored; nothing was changed in the database $DATABASE" ;;
+  esac
+  exit "$status"
 }
 trap finish EXIT
+trap 'exit 1' INT TERM
 
 say 'stopping the service'
 docker compose stop api >/dev/null 2>&1
 sql -d postgres -c "drop database if exists $NEW with (force)" -c "create database $NEW template template0"
 postgres psql -Xq -U postgres -d "$NEW" -f /docker-entrypoint-initdb.d/20-database.sql >/dev/null
 say "restoring $name"
-docker compose exec -T backup /scripts/backup.sh cat "$name" |
+backup /scripts/backup.sh cat "$name" |
   postgres pg_restore -U postgres --exit-on-error --single-transaction --dbname="$NEW"
-docker compose exec -T backup /scripts/backup.sh facts "$NEW" |
-  diff <(docker compose exec -T backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
+backup /scripts/backup.sh facts "$NEW" |
+  diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
 
 say "putting it in the place of $DATABASE"
 sql -d postgres <<SQL
@@ -81,5 +90,6 @@ alter database $DATABASE rename to $OLD;
 alter database $NEW rename to $DATABASE;
 commit;
 SQL
+swapped=yes
 # What is cached belongs to the old database. It keeps nothing on disk, so a restart empties it.
 docker compose restart redis-cache >/dev/null 2>&1 || true

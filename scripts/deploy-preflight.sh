@@ -1,0 +1,113 @@
+# shellcheck shell=bash
+# Sourced by deploy.sh: what must hold before anything is touched. All problems are told at once.
+
+PROBLEMS=()
+problem() { PROBLEMS+=("$1"); }
+
+# preflight [IMAGE]: returns, or exits with 3.
+preflight() {
+  check_settings
+  check_engine "${1:-}"
+  check_images "${1:-}"
+  check_env_file
+  check_secrets
+  check_certificate
+  check_disk
+  [ ${#PROBLEMS[@]} -gt 0 ] || return 0
+  say "refused, ${#PROBLEMS[@]} problem(s):"
+  printf '  - %s\n' "${PROBLEMS[@]}" >&2
+  exit 3
+}
+
+check_settings() {
+  local name
+  for name in API_REPLICAS DEPLOY_WATCH_SECONDS DEPLOY_MIN_FREE_GB; do
+    [[ ${!name} =~ ^[0-9]+$ ]] || problem "$name=${!name} must be a whole number"
+  done
+  [ "$API_REPLICAS" != 0 ] || problem 'API_REPLICAS=0 must be 1 or more'
+}
+
+check_engine() { # IMAGE
+  local reason
+  if ! docker compose version >/dev/null 2>&1; then
+    problem 'docker compose is missing: install Docker Engine with its compose plugin'
+    return
+  fi
+  docker info >/dev/null 2>&1 ||
+    problem 'the Docker engine does not answer: start it, or let this user into the group docker'
+  reason=$(API_IMAGE=$1 docker compose config -q 2>&1) ||
+    problem "compose.yaml and $ENV_FILE do not fit together: $(tail -n 1 <<<"$reason")"
+}
+
+# A tag that moves is another release tomorrow, and no way back.
+check_images() { # IMAGE
+  local image tag
+  while read -r image; do
+    tag=${image##*/}
+    case $image in
+      '' | *@sha256:*) continue ;;
+    esac
+    case $tag in
+      *:latest | *:stable | *:main | *:master | *:edge | *:nightly | *:dev)
+        problem "the tag of the image $image moves: name a version, or a digest" ;;
+      *:*) ;;
+      *) problem "the image $image has no tag: name a version, or a digest" ;;
+    esac
+  done < <({ printf '%s\n' "$1"; API_IMAGE=$1 docker compose config --images 2>/dev/null; } | sort -u)
+}
+
+private() { # FILE
+  local mode
+  mode=$(stat -c %a "$1")
+  [ $((8#$mode & 077)) -eq 0 ] || problem "$1 can be read by others (mode $mode): chmod 600 $1"
+}
+
+check_env_file() {
+  local names
+  if [ ! -f "$ENV_FILE" ]; then
+    problem "there is no $ENV_FILE: cp .env.example $ENV_FILE, chmod 600 $ENV_FILE, and set what differs here"
+    return
+  fi
+  private "$ENV_FILE"
+  names=$(grep -iE '^[A-Z0-9_]+=.*(change.?me|placeholder|your[_-]|<[^>]+>|example\.(com|org)|xxxx)' "$ENV_FILE" | cut -d= -f1) || true
+  [ -z "$names" ] || problem "placeholders in $ENV_FILE, set real values: ${names//$'\n'/, }"
+  case $(setting CORS_ORIGINS '') in
+    *'*'*) problem 'CORS_ORIGINS with * lets every site read answers: name the origins' ;;
+  esac
+}
+
+# The rule that the service has for its own secrets. Nothing of a value is shown.
+check_secrets() {
+  local file value why
+  for file in "$SECRETS_DIR"/*; do
+    [ -f "$file" ] || continue
+    case $file in *.md) continue ;; esac
+    private "$file"
+    # Made by others, in their form.
+    case $file in */pagerduty_key | */slack_url | */heartbeat_url) continue ;; esac
+    value=$(tr -d '\r\n' <"$file" 2>/dev/null) || { problem "$file cannot be read by $(id -un)"; continue; }
+    why=
+    [ "$(fold -w 1 <<<"$value" | sort -u | wc -l)" -ge 10 ] || why='has fewer than 10 different characters'
+    [ ${#value} -ge 32 ] || why="is shorter than 32 characters"
+    if grep -qiE 'change.?me|placeholder|your[_-]|password|example' <<<"$value"; then why='is a placeholder'; fi
+    [ -z "$why" ] || problem "the secret in $file $why: openssl rand -hex 32 > $file"
+  done
+}
+
+check_certificate() {
+  local chain=$TLS_DIR/fullchain.pem
+  [ ! -f "$TLS_DIR/privkey.pem" ] || private "$TLS_DIR/privkey.pem"
+  [ -e "$chain" ] || return 0 # made at the first start, self-signed
+  if ! openssl x509 -in "$chain" -noout >/dev/null 2>&1; then
+    problem "$chain is no certificate, or cannot be read by $(id -un)"
+  elif ! openssl x509 -in "$chain" -noout -checkend $((14 * 86400)) >/dev/null 2>&1; then
+    problem "$chain ends within 14 days ($(openssl x509 -in "$chain" -noout -enddate | cut -d= -f2)): scripts/certificates.sh renew"
+  fi
+}
+
+check_disk() {
+  local free
+  free=$(($(stat -f -c '%a * %S / 1073741824' .)))
+  [[ ! $DEPLOY_MIN_FREE_GB =~ ^[0-9]+$ ]] || [ "$free" -ge "$DEPLOY_MIN_FREE_GB" ] ||
+    problem "$free GB are free on this disk, $DEPLOY_MIN_FREE_GB are the least (DEPLOY_MIN_FREE_GB): docker image prune"
+}
