@@ -7,5 +7,5 @@ sha() { printf '%s' "$1" | openssl dgst -sha256 -r | cut -d' ' -f1; }
 cat <<USERS
 user default on nopass sanitize-payload resetkeys resetchannels -@all +ping
 user app on #$(sha "$redis") sanitize-payload ~hp:* &hp:* +@read +@write +@scripting +@pubsub +@connection +@transaction -@dangerous -@admin +info +time
-user monitor on #$(sha "$monitor") sanitize-payload resetkeys resetchannels -@all +@connection +info +config|get +slowlog|get +slowlog|len +latency|latest +latency|histogram
+user monitor on #$(sha "$monitor") sanitize-payload resetkeys resetchannels -@all +ping +client|setname +info +slowlog|get +slowlog|len +latency|latest +latency|histogram
 USERS

@@ -50,13 +50,14 @@ key_secret=$(secret api_key_secret)
 secret_key=$(secret secret_key)
 grafana=$(secret grafana_password)
 
-database=postgres:5432/hardpoint
-put api 65532:65532 database_url "postgres://app:$app@$database"
+put api 65532:65532 database_url "postgres://app:$app@postgres:5432/hardpoint"
+put api 65532:65532 database_url_pgbouncer "postgres://app:$app@pgbouncer:6432/hardpoint"
+put api 65532:65532 database_url_replica "postgres://app:$app@postgres-replica:5432/hardpoint"
 put api 65532:65532 redis_url "redis://app:$redis@redis:6379"
 put api 65532:65532 redis_cache_url "redis://app:$redis@redis-cache:6379"
 put api 65532:65532 api_key_secret "$key_secret"
 put api 65532:65532 secret_key "$secret_key"
-put migrate 65532:65532 database_url "postgres://migrator:$migrator@$database"
+put migrate 65532:65532 database_url "postgres://migrator:$migrator@postgres:5432/hardpoint"
 put postgres 999:999 superuser "$superuser"
 put postgres 999:999 migrator "$migrator"
 put postgres 999:999 app "$app"
@@ -64,10 +65,13 @@ put postgres 999:999 readonly "$readonly"
 put postgres 999:999 backup "$backup"
 put postgres 999:999 monitor "$monitor"
 put postgres 999:999 replicator "$replicator"
+put pgbouncer 65531:65531 userlist.txt "\"app\" \"$app\""
+put replica 999:999 pgpass "*:*:*:replicator:$replicator"
 put backup 999:999 password "$backup"
 put redis 999:999 users.acl "$(redis="$redis" monitor="$redis_monitor" sh /setup/redis-users.sh)"
 put postgres-exporter 65534:65534 password "$monitor"
-put redis-exporter 65534:65534 password "$redis_monitor"
+put redis-exporter 59000:59000 passwords.json \
+  "{\"redis://monitor@redis:6379\":\"$redis_monitor\",\"redis://monitor@redis-cache:6379\":\"$redis_monitor\"}"
 put grafana 472:0 password "$grafana"
 # Where alerts go is nothing that could be made here: docs/alerting.md.
 mkdir -p "$store/alertmanager"
@@ -82,6 +86,9 @@ if [ ! -s "$tls/fullchain.pem" ] || [ ! -s "$tls/privkey.pem" ]; then
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
     -subj "/CN=${SERVER_NAME:-localhost}" -addext "subjectAltName=DNS:${SERVER_NAME:-localhost},DNS:localhost,IP:127.0.0.1" \
     -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2>/dev/null
+  # For whoever owns the folder, not for root alone.
+  chown "$(stat -c %u:%g "$tls")" "$tls/privkey.pem" "$tls/fullchain.pem"
+  chmod 0644 "$tls/fullchain.pem"
   echo 'nginx/ssl/fullchain.pem (self-signed, for 90 days)' >>"$made"
 fi
 put nginx 101:101 fullchain.pem "$(cat "$tls/fullchain.pem")"

@@ -1,99 +1,99 @@
 // Goes with the example: src/features/orders
-import { Agent, request } from 'node:https';
 import { setTimeout as delay } from 'node:timers/promises';
+import { send, type Answer } from './stack-request.ts';
 
-export interface Answer {
-  status: number;
-  headers: Record<string, string | string[] | undefined>;
-  body: string;
+export interface LoadResult {
+  sent: number;
+  /** What was not answered as it should, one line each. */
+  failures: string[];
+  /** From the first failure to the last, 0 without any. */
+  failuresLastedMs: number;
+  /** Of the orders that were sent, each once or, after a failure, again with the same Idempotency-Key. */
+  references: string[];
 }
 
 export interface Load {
-  /** Ends it; resolves to what was sent, and what was not answered as it should. */
-  stop(): Promise<{ sent: number; failures: string[]; references: string[]; longestFailureMs: number }>;
+  stop(): Promise<LoadResult>;
 }
 
-const agent = new Agent({ keepAlive: true, maxSockets: 64, rejectUnauthorized: false });
-
-/** One request over TLS; the certificate of the test is self-signed. */
-export function send(
-  url: string,
-  options: { method?: string; headers?: Record<string, string>; body?: unknown; timeoutMs?: number } = {},
-): Promise<Answer> {
-  const { method = 'GET', headers = {}, body, timeoutMs = 15_000 } = options;
-  const text = body === undefined ? undefined : JSON.stringify(body);
-  return new Promise((resolve, reject) => {
-    const sent = request(
-      url,
-      {
-        agent,
-        method,
-        headers: {
-          ...headers,
-          ...(text && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
-        },
-        timeout: timeoutMs,
-      },
-      (response) => {
-        const chunks: Buffer[] = [];
-        response.on('data', (chunk: Buffer) => chunks.push(chunk));
-        response.on('error', reject);
-        response.on('end', () =>
-          resolve({
-            status: response.statusCode ?? 0,
-            headers: response.headers,
-            body: Buffer.concat(chunks).toString(),
-          }),
-        );
-      },
-    );
-    sent.on('timeout', () => sent.destroy(new Error(`no answer in ${timeoutMs} ms`)));
-    sent.on('error', reject);
-    sent.end(text);
-  });
+export interface LoadOptions {
+  api: string;
+  key: string;
+  perSecond: number;
+  /** Which answers are as they should be; every one below 400 unless told. */
+  accepts?: (answer: Answer) => boolean;
 }
 
-/** So many requests a second at a constant rate, one in ten a write that is sent once; runs until it is stopped. */
-export function startLoad(api: string, key: string, perSecond: number): Load {
+const WRITE_EVERY = 10;
+const REPEAT_EVERY = 3;
+const GIVES_UP_MS = 20_000;
+const PAUSE_MS = 250;
+let loads = 0;
+
+/**
+ * Requests at a constant rate until it is stopped: reads, and one in ten a write, which is repeated with its
+ * Idempotency-Key until it is done, as a client would. Each failure counts, repeated or not. One in three writes is
+ * sent once more when it is done: the answer has to name the same order.
+ */
+export function startLoad({ api, key, perSecond, accepts = isDone }: LoadOptions): Load {
+  const name = `load-${process.pid}-${(loads += 1)}`;
   const failures: string[] = [];
   const references: string[] = [];
   const pending = new Set<Promise<void>>();
-  const headers = { authorization: `Bearer ${key}` };
+  const authorization = `Bearer ${key}`;
   let sent = 0;
   let running = true;
-  let firstFailure = Infinity;
-  let lastFailure = -Infinity;
+  let firstMs = Infinity;
+  let lastMs = -Infinity;
 
-  async function one(index: number): Promise<void> {
-    const startedAt = performance.now();
+  /** Undefined when it failed. */
+  async function attempt(what: string, work: () => Promise<Answer>): Promise<Answer | undefined> {
+    const startedMs = performance.now();
     try {
-      const answer =
-        index % 10 === 0 ? await write(index) : await send(`${api}/v1/orders?limit=5`, { headers });
-      if (answer.status >= 400) throw new Error(`${answer.status} ${answer.body.slice(0, 120)}`);
+      const answer = await work();
+      if (accepts(answer)) return answer;
+      throw new Error(`${answer.status} ${answer.body.slice(0, 160)}`);
     } catch (error) {
-      firstFailure = Math.min(firstFailure, startedAt);
-      lastFailure = Math.max(lastFailure, performance.now());
+      firstMs = Math.min(firstMs, startedMs);
+      lastMs = Math.max(lastMs, performance.now());
       const { message, code = '' } = error as NodeJS.ErrnoException;
-      failures.push(`${index % 10 === 0 ? 'POST' : 'GET'} ${code} ${message}`);
+      failures.push(`${what} ${code} ${message}`);
+      return undefined;
     }
   }
 
-  function write(index: number): Promise<Answer> {
-    const reference = `load-${process.pid}-${performance.timeOrigin}-${index}`;
+  async function write(index: number): Promise<void> {
+    const reference = `${name}-${index}`;
     references.push(reference);
-    return send(`${api}/v1/orders`, {
-      method: 'POST',
-      headers: { ...headers, 'idempotency-key': reference },
-      body: { reference, currency: 'EUR', items: [{ sku: 'LOAD-1', quantity: 1, unitPriceMinor: 100 }] },
-    });
+    const post = () =>
+      send(`${api}/v1/orders`, {
+        method: 'POST',
+        headers: { authorization, 'idempotency-key': reference },
+        body: { reference, currency: 'EUR', items: [{ sku: 'LOAD-1', quantity: 1, unitPriceMinor: 100 }] },
+      });
+    let made = await attempt('POST', post);
+    const endMs = performance.now() + GIVES_UP_MS;
+    while (!(made && isDone(made)) && performance.now() < endMs) {
+      await delay(PAUSE_MS);
+      made = await post().catch(() => undefined);
+    }
+    if (!made || !isDone(made)) failures.push(`POST ${reference} was never done`);
+    else if (index % (WRITE_EVERY * REPEAT_EVERY) === 0) {
+      const again = await attempt('POST again', post);
+      if (again && isDone(again) && idOf(again) !== idOf(made)) failures.push(`${reference} was made twice`);
+    }
   }
 
+  const read = async () => {
+    await attempt('GET', () => send(`${api}/v1/orders?limit=5`, { headers: { authorization } }));
+  };
+
   const loop = (async () => {
-    const startedAt = performance.now();
+    const startedMs = performance.now();
     while (running) {
-      const due = Math.floor(((performance.now() - startedAt) * perSecond) / 1000);
+      const due = Math.floor(((performance.now() - startedMs) * perSecond) / 1000);
       for (; sent < due; sent++) {
-        const work = one(sent).finally(() => pending.delete(work));
+        const work = (sent % WRITE_EVERY === 0 ? write(sent) : read()).finally(() => pending.delete(work));
         pending.add(work);
       }
       await delay(5);
@@ -105,7 +105,15 @@ export function startLoad(api: string, key: string, perSecond: number): Load {
       running = false;
       await loop;
       await Promise.all(pending);
-      return { sent, failures, references, longestFailureMs: Math.max(0, lastFailure - firstFailure) };
+      return { sent, failures, references, failuresLastedMs: Math.max(0, lastMs - firstMs) };
     },
   };
+}
+
+function isDone({ status }: Answer): boolean {
+  return status < 400;
+}
+
+function idOf({ body }: Answer): string {
+  return (JSON.parse(body) as { id: string }).id;
 }

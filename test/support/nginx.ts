@@ -53,6 +53,7 @@ export async function startNginx(t: Test, replicas: number[]): Promise<Nginx | u
   const certificate = nginx && createAuthority(t)?.issue('DNS:localhost');
   if (!nginx || !certificate) return undefined;
   const folder = mkdtempSync(join(tmpdir(), 'hardpoint-nginx-'));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
   // Its workers are another user when this one is root.
   chmodSync(folder, 0o755);
   for (const name of ['conf.d', 'acme', 'tmp']) mkdirSync(join(folder, name));
@@ -94,7 +95,6 @@ export async function startNginx(t: Test, replicas: number[]): Promise<Nginx | u
   t.teardown(() => {
     signalTree(pid, 'SIGKILL');
     forgetProcess(pid);
-    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   const isUp = () =>
     fetch(`http://127.0.0.1:${healthPort}/nginx-health`).then(

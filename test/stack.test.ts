@@ -1,0 +1,244 @@
+import t from 'tap';
+import { loadConfig } from '../src/config.ts';
+import { findVariable } from '../src/config-variables.ts';
+import { shutdownBudgetMs } from '../src/lifecycle.ts';
+import {
+  durationMs,
+  readCompose,
+  readText,
+  type ComposeService,
+  type ComposeVolume,
+} from './support/compose.ts';
+
+const { services, networks } = readCompose();
+const all = Object.entries(services);
+/** Runs once and alone: makes what is missing, and gives each service its own. */
+const SETUP = 'setup';
+const ONE_SHOT = [SETUP, 'migrate'];
+/** Their images hold one program and nothing that could ask it. */
+const WITHOUT_SHELL = ['redis-exporter', 'nginx-exporter'];
+const DATABASES = ['postgres', 'redis', 'redis-cache'];
+
+const failing = (holds: (service: ComposeService, name: string) => boolean): string[] =>
+  all.filter(([name, service]) => !holds(service, name)).map(([name]) => name);
+const envOf = (name: string) => services[name]?.environment ?? {};
+const secretsOf = ({ volumes = [] }: ComposeService) =>
+  volumes.find(
+    (volume): volume is ComposeVolume => typeof volume !== 'string' && volume.source === 'secrets',
+  );
+const nginx = readText('nginx/nginx.conf') + readText('nginx/conf.d/api.conf');
+const valueOf = (pattern: RegExp, text: string) => {
+  const value = pattern.exec(text)?.[1];
+  if (value === undefined) throw new Error(`nothing matches ${pattern.source}`);
+  return value;
+};
+
+t.test('no service can do more than its work needs', async (t) => {
+  t.same(
+    failing(({ read_only }) => read_only === true),
+    [],
+  );
+  t.same(
+    failing(({ cap_drop }) => cap_drop?.join() === 'ALL'),
+    [],
+  );
+  t.same(
+    failing(({ security_opt }) => security_opt?.includes('no-new-privileges:true') === true),
+    [],
+  );
+  const isNobody = (user: string) => /^[1-9]\d*:\d+$/.test(user);
+  t.same(
+    failing(({ user }, name) => isNobody(user) || name === SETUP),
+    [],
+  );
+  t.same(
+    failing(({ cap_add }, name) => cap_add === undefined || name === SETUP),
+    [],
+  );
+  t.equal(services[SETUP]?.network_mode, 'none', 'the one that is root is alone');
+  t.same(
+    failing(({ privileged, pid }) => !privileged && pid === undefined),
+    [],
+  );
+  t.same(
+    failing(({ volumes }) => !JSON.stringify(volumes ?? []).includes('docker.sock')),
+    [],
+  );
+});
+
+t.test(
+  'no service takes what others need, and each is restarted, stopped and logged with an end',
+  async (t) => {
+    t.same(
+      failing(({ pids_limit = 0 }) => pids_limit > 0),
+      [],
+    );
+    t.same(
+      failing(({ mem_limit = '' }) => /^\d+[mg]$/.test(mem_limit)),
+      [],
+    );
+    t.same(
+      failing(({ cpus = 0 }) => cpus > 0),
+      [],
+    );
+    t.same(
+      failing(({ restart }, name) => restart === 'unless-stopped' || ONE_SHOT.includes(name)),
+      [],
+    );
+    t.same(
+      failing(({ stop_grace_period = '0s' }) => durationMs(stop_grace_period) > 0),
+      [],
+    );
+    t.same(
+      failing(({ logging }) => !!logging?.options['max-size'] && Number(logging.options['max-file']) > 0),
+      [],
+    );
+  },
+);
+
+t.test('each has a health check, and Prometheus watches those that cannot', async (t) => {
+  // The image of the service brings its own.
+  const without = failing(({ healthcheck, build }) => healthcheck?.test !== undefined || build !== undefined);
+  t.same(without.toSorted(), [SETUP, ...WITHOUT_SHELL].toSorted());
+  // `up --wait` would never end well.
+  t.same(
+    failing(({ healthcheck }, name) => !healthcheck?.disable || ONE_SHOT.includes(name)),
+    [],
+  );
+  const targets = readText('prometheus/prometheus.yml');
+  for (const name of WITHOUT_SHELL) t.match(targets, `${name}:`);
+  t.match(readText('docker/Dockerfile'), /^HEALTHCHECK .*\n +CMD \["/m);
+});
+
+t.test('only nginx and, for this machine, Grafana can be reached', async (t) => {
+  t.same(
+    all.flatMap(([name, { ports = [] }]) => ports.map((port) => `${name} ${port}`)),
+    ['nginx 80:8080', 'nginx 443:8443', 'grafana 127.0.0.1:3000:3000'],
+  );
+  t.equal(networks.data?.internal, true);
+  for (const name of DATABASES) t.same(services[name]?.networks, ['data'], name);
+  t.same(services.nginx?.networks, ['edge'], 'nginx reaches no database');
+  t.match(nginx, 'listen 8080 default_server');
+  t.match(nginx, 'listen 8443 ssl');
+});
+
+t.test('every image has one version', async (t) => {
+  const isPinned = (image: string) => /:v?\d+\.\d+[\w.-]*$|@sha256:[0-9a-f]{64}$/.test(image);
+  t.same(
+    failing(({ image, build }) => build !== undefined || isPinned(image)),
+    [],
+  );
+  t.notOk(isPinned('redis:8') || isPinned('redis') || isPinned('redis:latest'));
+});
+
+t.test('what the service is told exists, and its secrets are files', async (t) => {
+  for (const name of ['api', 'migrate']) {
+    for (const variable of Object.keys(envOf(name)).filter((each) => each !== 'NODE_OPTIONS')) {
+      const known = findVariable(variable.replace(/_FILE$/, ''));
+      t.ok(known, `${variable} is a variable of the service`);
+      t.equal(known?.secret !== undefined, variable.endsWith('_FILE'), variable);
+    }
+  }
+  const spoken = failing(({ environment = {} }) =>
+    Object.keys(environment).every((key) => !/PASS|SECRET|TOKEN|KEY/i.test(key) || key.endsWith('_FILE')),
+  );
+  t.same(spoken, []);
+  t.match(nginx, `server api:${findVariable('API_PORT')?.default} `);
+  t.match(readText('prometheus/prometheus.yml'), `port: ${findVariable('METRICS_PORT')?.default}`);
+});
+
+t.test('each service finds the secrets that setup puts there, as a user that may read them', async (t) => {
+  const puts = [...readText('docker/setup.sh').matchAll(/^ *put (\S+) (\d+:\d+) (\S+)/gm)];
+  t.ok(puts.length > 15, 'they were really read');
+  for (const [name, service] of all) {
+    const mount = secretsOf(service);
+    if (!mount || name === SETUP) continue;
+    t.equal(mount.read_only, true, name);
+    const folder = mount.volume?.subpath;
+    const owners = puts.filter(([, put]) => put === folder).map(([, , owner]) => owner);
+    t.same(
+      [...new Set(owners)].filter((owner) => owner !== service.user),
+      [],
+      `${name} owns ${folder}`,
+    );
+    const told = JSON.stringify([service.environment, service.command]);
+    for (const [, file] of told.matchAll(/\/run\/secrets\/([\w.]+)/g)) {
+      const isThere = puts.some(([, put, , put_name]) => put === folder && put_name === file);
+      t.ok(isThere || file === 'passphrase', `${name}: ${file}`);
+    }
+  }
+});
+
+t.test('limits add up', async (t) => {
+  const env = Object.fromEntries(Object.entries(envOf('api')).filter(([key]) => !/_FILE$|^NODE_/.test(key)));
+  const values = Object.fromEntries(Object.entries(env).map(([key, value]) => [key, String(value)]));
+  const { config } = loadConfig({ ...values, DATABASE_URL: 'postgres://app:a-9f8e7d6c5b4a@postgres/app' });
+  const { rateLimit, postgres, lifecycle, http } = config;
+
+  const conf = readText('docker/postgres/postgresql.conf');
+  const setting = (name: string) => Number(valueOf(new RegExp(`^${name} = (\\d+)`, 'm'), conf));
+  const roles = [
+    ...readText('docker/postgres/init/10-roles.sql').matchAll(
+      /^create role (\w+).* connection limit (\d+)/gm,
+    ),
+  ];
+  const reserve = roles.filter(([, role]) => role !== 'replicator').map(([, , limit]) => Number(limit));
+  // One more replica than usual: a release.
+  const most =
+    (rateLimit.expectedReplicas + 1) * postgres.poolMax + setting('superuser_reserved_connections');
+  const sum = reserve.reduce((total, limit) => total + limit, most);
+  t.ok(
+    roles.length >= 5 && sum <= 0.8 * setting('max_connections'),
+    `${sum} of ${setting('max_connections')}`,
+  );
+
+  const grace = (name: string) => durationMs(services[name]?.stop_grace_period ?? '');
+  t.ok(grace('api') >= shutdownBudgetMs(lifecycle), 'the service can drain');
+  const last = durationMs(valueOf(/worker_shutdown_timeout (\w+)/, nginx));
+  t.ok(last > http.requestTimeoutMs && grace('nginx') >= last, 'and so can nginx');
+  t.ok(durationMs(valueOf(/proxy_read_timeout (\w+)/, nginx)) > http.requestTimeoutMs);
+  t.equal(Number(valueOf(/client_max_body_size (\d+)m/, nginx)) * 2 ** 20, http.bodyLimitBytes);
+  t.ok(
+    lifecycle.drainDelayMs > durationMs(valueOf(/resolver \S+ valid=(\w+)/, nginx)),
+    'nginx sees who leaves',
+  );
+
+  const [, keeps = '', tells = ''] = /^ {2}keepalive_timeout (\w+) (\w+);/m.exec(nginx) ?? [];
+  t.ok(durationMs(keeps) > durationMs(tells), 'clients close idle connections first');
+  const upstream = valueOf(/upstream api \{([\s\S]*?)\n {2}\}/, nginx);
+  const kept = durationMs(valueOf(/keepalive_timeout (\w+)/, upstream));
+  const node = Number(
+    valueOf(/KEEP_ALIVE_TIMEOUT_MS = ([\d_]+)/, readText('src/app.ts')).replaceAll('_', ''),
+  );
+  t.ok(kept < node, 'of a kept connection the side that reuses it is the one that closes it');
+});
+
+t.test('nothing starts before what it needs', async (t) => {
+  t.match(services.api?.depends_on, {
+    migrate: { condition: 'service_completed_successfully' },
+    redis: { condition: 'service_healthy' },
+    'redis-cache': { condition: 'service_healthy' },
+  });
+  t.match(services.migrate?.depends_on, { postgres: { condition: 'service_healthy' } });
+  t.match(services.nginx?.depends_on, { api: { condition: 'service_healthy' } });
+  for (const name of DATABASES) {
+    t.match(services[name]?.depends_on, { setup: { condition: 'service_completed_successfully' } });
+  }
+  const needed = all.flatMap(([, { depends_on = {} }]) => Object.keys(depends_on));
+  t.same(
+    needed.filter((name) => !services[name]),
+    [],
+  );
+  t.notOk(/prometheus|grafana|alertmanager|exporter/.test(needed.join()), 'no monitoring is needed to serve');
+});
+
+t.test('every host that Prometheus asks is a service', async (t) => {
+  const text = readText('prometheus/prometheus.yml');
+  const targets = [...text.matchAll(/([\w-]+):\d{4}|names: \[([\w-]+)\]|https:\/\/([\w-]+)\//g)];
+  const hosts = targets.map(([, a, b, c]) => a ?? b ?? c ?? '').filter((host) => host !== 'localhost');
+  t.ok(hosts.length >= 10);
+  t.same(
+    hosts.filter((host) => !services[host]),
+    [],
+  );
+});
