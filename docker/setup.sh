@@ -46,6 +46,8 @@ replicator=$(secret replicator_password)
 monitor=$(secret monitor_password)
 redis=$(secret redis_password)
 redis_monitor=$(secret redis_monitor_password)
+redis_replication=$(secret redis_replication_password)
+sentinel=$(secret sentinel_password)
 key_secret=$(secret api_key_secret)
 secret_key=$(secret secret_key)
 grafana=$(secret grafana_password)
@@ -54,6 +56,7 @@ put api 65532:65532 database_url "postgres://app:$app@postgres:5432/hardpoint"
 put api 65532:65532 database_url_pgbouncer "postgres://app:$app@pgbouncer:6432/hardpoint"
 put api 65532:65532 database_url_replica "postgres://app:$app@postgres-replica:5432/hardpoint"
 put api 65532:65532 redis_url "redis://app:$redis@redis:6379"
+put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$redis@sentinel-1,sentinel-2,sentinel-3/limits"
 put api 65532:65532 redis_cache_url "redis://app:$redis@redis-cache:6379"
 put api 65532:65532 api_key_secret "$key_secret"
 put api 65532:65532 secret_key "$secret_key"
@@ -68,7 +71,14 @@ put postgres 999:999 replicator "$replicator"
 put pgbouncer 65531:65531 userlist.txt "\"app\" \"$app\""
 put replica 999:999 pgpass "*:*:*:replicator:$replicator"
 put backup 999:999 password "$backup"
-put redis 999:999 users.acl "$(redis="$redis" monitor="$redis_monitor" sh /setup/redis-users.sh)"
+# Given only, never made here: a passphrase that is lost with this host would make the copies elsewhere worthless.
+[ ! -s "$given/backup_passphrase" ] || put backup 999:999 passphrase "$(cat "$given/backup_passphrase")"
+put redis 999:999 users.acl "$(
+  redis="$redis" monitor="$redis_monitor" replication="$redis_replication" sentinel="$sentinel" sh /setup/redis-users.sh
+)"
+put redis 999:999 replication.conf "masteruser replication
+masterauth $redis_replication"
+put sentinel 999:999 password "$sentinel"
 put postgres-exporter 65534:65534 password "$monitor"
 put redis-exporter 59000:59000 passwords.json \
   "{\"redis://monitor@redis:6379\":\"$redis_monitor\",\"redis://monitor@redis-cache:6379\":\"$redis_monitor\"}"

@@ -17,6 +17,13 @@ const PGBOUNCER = {
   DATABASE_URL_REPLICA_FILE: '',
 };
 
+const SENTINEL = {
+  COMPOSE_PROFILES: 'sentinel',
+  REDIS_URL_FILE: '/run/secrets/redis_url_sentinel',
+  DATABASE_URL_FILE: '',
+  DATABASE_PGBOUNCER: 'false',
+};
+
 /** What .env and docs/compose.md promise of the profiles. */
 export async function proveProfiles(stack: Stack, key: string, report: Report): Promise<void> {
   const { compose } = stack;
@@ -74,4 +81,28 @@ export async function proveProfiles(stack: Stack, key: string, report: Report): 
     expect((await stack.sql(clients)) === '1', 'the service connects without it');
     return evidence;
   });
+  await report.check(
+    'no request is lost when Redis is, and a sentinel puts the replica in its place',
+    async () => {
+      const sentinels = ['sentinel-1', 'sentinel-2', 'sentinel-3'];
+      stack.set(SENTINEL);
+      await compose('up', '-d', '--no-build', '--wait', '--scale', `api=${REPLICAS}`, 'nginx', ...sentinels);
+      const primary = () =>
+        compose('exec', '-T', 'sentinel-1', 'redis-cli', '-p', '26379', 'sentinel', 'master', 'limits');
+      const isUsed = async () => /"redis":"connected"/.test((await send(`${stack.https}/health`)).body);
+      await until('three sentinels know each other', async () =>
+        /num-other-sentinels\n2\n/.test(await primary()),
+      );
+      await until('the service uses it', isUsed);
+      const from = performance.now();
+      const evidence = await withoutLoss(async () => {
+        await compose('kill', 'redis');
+        await until('the replica is the primary', async () => /\nredis-replica\nport/.test(await primary()));
+      });
+      await until('the service uses the new one', isUsed);
+      const seconds = ((performance.now() - from) / 1000).toFixed(1);
+      await compose('up', '-d', '--no-deps', '--wait', 'redis');
+      return `${evidence}; ${seconds} s with the load`;
+    },
+  );
 }
