@@ -217,9 +217,9 @@ async function changeUnderLoad(t: Test, world: World, redis: RedisServer): Promi
 
   const kinds = [
     ...(await world.makeKeys(210)).map((key) => ({ key, act: end })),
-    ...(await world.makeKeys(20)).map((key) => ({ key, act: rotate })),
-    ...(await world.makeKeys(20)).map((key) => ({ key, act: narrow })),
-    ...(await world.makeKeys(20)).map((key) => ({ key, act: slow })),
+    ...(await world.makeKeys(8)).map((key) => ({ key, act: rotate })),
+    ...(await world.makeKeys(8)).map((key) => ({ key, act: narrow })),
+    ...(await world.makeKeys(8)).map((key) => ({ key, act: slow })),
   ];
   const todo = kinds.map((kind, index) => ({ ...kind, by: index % 3 }));
   const commands = (async () => {

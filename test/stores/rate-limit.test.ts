@@ -39,7 +39,7 @@ t.test('kill -9 of a process loses what it had leased, and nothing more', async 
   const url = await redisUrl(t);
   if (!url) return;
   const max = 1_000;
-  const windowMs = 3_000;
+  const windowMs = 2_000;
   const keys = [{ name: 'killed', max, perSecond: (2 * max * 1000) / windowMs / 3 }];
   const plan = { redisUrl: url, windowMs, commandTimeoutMs: COMMAND_TIMEOUT_MS, keys };
   const fleet = await Promise.all([plan, plan, plan].map(startLimiterProcess));
