@@ -30,7 +30,9 @@ export function setup() {
   const orders = {};
   for (const key of keys) {
     orders[key] = Array.from({ length: 20 }, (_, index) => {
-      const answer = http.post(`${api}/orders`, body(`setup-${Date.now()}-${index}`), { headers: headersOf(key) });
+      const answer = http.post(`${api}/orders`, body(`setup-${Date.now()}-${index}`), {
+        headers: headersOf(key),
+      });
       if (answer.status !== 201) {
         exec.test.abort(`an order of the setup was answered ${answer.status}: ${answer.body}`);
       }
