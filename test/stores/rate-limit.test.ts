@@ -29,7 +29,7 @@ t.test('over 1, 3 and 5 processes no window holds more than the limit, and nearl
     t.ok(mostInAWindow <= max, `${name}: at most ${mostInAWindow} in a window`);
     // A machine that does other things offers less than it should, and later.
     if (load > 1)
-      t.ok(admitted >= Math.min(0.85 * possible, possible - 4), `${name}: ${admitted} of ${possible}`);
+      t.ok(admitted >= Math.min(0.85 * possible, possible - 5), `${name}: ${admitted} of ${possible}`);
     if (max >= 1_000) t.ok(asked < 0.15 * admitted, `${name}: asked ${asked} times for ${admitted}`);
     t.equal(askedEarly, 0, `${name}: nobody asks before the moment that was named`);
   }

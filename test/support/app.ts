@@ -9,7 +9,7 @@ import { createLog } from '../../src/logging.ts';
 import { createMetrics, type Metrics } from '../../src/metrics.ts';
 import { openServices, type Services } from '../../src/services.ts';
 import type { CreateApiKey } from '../../src/stores/api-key-admin.ts';
-import { CANARY, refuseLeaks, secretsIn, secretsOf } from './canary.ts';
+import * as canary from './canary.ts';
 import { createDatabase } from './postgres.ts';
 
 export interface TestApp {
@@ -66,7 +66,7 @@ export async function startTestApp(
     ...env,
   };
   const { config } = loadConfig(variables);
-  const secrets = new Set(secretsIn(variables));
+  const secrets = new Set(canary.secretsIn(variables));
   const errorBodies: string[] = [];
   const logs: Record<string, unknown>[] = [];
   const log = createLog(config.log, lineCollector(logs));
@@ -88,7 +88,7 @@ export async function startTestApp(
     app.server.closeAllConnections();
     await Promise.all([app.close(), internal.close()]);
     for (const { close } of services.closers) await close();
-    refuseLeaks(secrets, {
+    canary.refuseLeaks(secrets, {
       log: JSON.stringify(logs),
       errors: errorBodies.join('\n'),
       metrics: await metrics.registry.metrics(),
@@ -108,14 +108,14 @@ export async function startTestApp(
         { tenant: 'acme', name: 'test', scopes: ['*'], limitPerMinute: null, expiresAt: null, ...wanted },
         { actor: 'test', requestId: null, ip: null },
       );
-      for (const secret of secretsOf(token)) secrets.add(secret);
+      for (const secret of canary.secretsOf(token)) secrets.add(secret);
       return { id: key.id, token };
     },
     async request(method, url, { token, body, headers, remoteAddress } = {}) {
       const sent = { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...headers };
       for (const [name, value] of Object.entries(sent)) {
         if (/^(authorization|x-api-key|cookie)$/i.test(name))
-          for (const secret of secretsOf(value)) secrets.add(secret);
+          for (const secret of canary.secretsOf(value)) secrets.add(secret);
       }
       const response = await app.inject({
         method: method ?? 'GET',
@@ -157,7 +157,7 @@ export function lineCollector(lines: Record<string, unknown>[]): Writable {
 export function newOrder(changes: Record<string, unknown> = {}) {
   references += 1;
   return {
-    reference: `ref-${CANARY}-${references}`,
+    reference: `ref-${canary.CANARY}-${references}`,
     currency: 'EUR',
     items: [{ sku: 'BOOK-1', quantity: 2, unitPriceMinor: 1250 }],
     ...changes,
