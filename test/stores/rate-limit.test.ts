@@ -11,6 +11,8 @@ import { startService } from '../support/service.ts';
 const WINDOW_MS = 6_000;
 const WINDOWS = 2;
 const COMMAND_TIMEOUT_MS = 750;
+/** Other tests run beside this one; test:limits and the property test allow nothing. */
+const NOTED_LATE_MS = 20;
 const LOADS = [0.5, 0.9, 2, 5];
 
 t.test('over 1, 3 and 5 processes no window holds more than the limit, and nearly as much', async (t) => {
@@ -52,7 +54,8 @@ t.test('kill -9 of a process loses what it had leased, and nothing more', async 
   const endMs = Math.max(...admitted.map(({ atMs }) => atMs));
   const last = admitted.filter(({ atMs }) => atMs > endMs - windowMs);
   t.ok((fleet[0]?.admissions().get('killed')?.length ?? 0) > 0, 'it had admitted requests');
-  t.ok(mostInAnyWindow(admitted, windowMs) <= max, `at most ${mostInAnyWindow(admitted, windowMs)}`);
+  const most = mostInAnyWindow(admitted, windowMs - NOTED_LATE_MS);
+  t.ok(most <= max, `at most ${most}`);
   t.ok(last.length > 0.7 * max, `${last.length} of ${max} by the others, later`);
 });
 
@@ -80,7 +83,11 @@ t.test('three services admit one limit of 100 together, over HTTP', async (t) =>
       }
     }),
   );
-  if (performance.now() - startedAt < 60_000) t.same(counts, { 404: 100, 429: 101 });
+  const { 404: admitted = 0, 429: refused = 0 } = counts;
+  t.equal(admitted + refused, 201);
+  if (performance.now() - startedAt < 60_000) t.ok(admitted <= 100, `${admitted} of 100`);
+  // Who has sent its 67 before the others may still hold what they could have used.
+  t.ok(admitted >= 80, `${admitted} of 100`);
 });
 
 /** A machine so busy that Redis seems to be away proves nothing: once more. */
@@ -91,6 +98,7 @@ async function runWhileRedisIsUp(url: string, cases: Case[]): Promise<Outcome[]>
       windowMs: WINDOW_MS,
       windows: WINDOWS,
       commandTimeoutMs: COMMAND_TIMEOUT_MS,
+      notedLateMs: NOTED_LATE_MS,
     };
     const outcomes = await runCases({ ...run, cases });
     if (tries === 3 || outcomes.every(({ fellBack }) => fellBack === 0)) return outcomes;

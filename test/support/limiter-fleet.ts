@@ -103,11 +103,13 @@ export interface FleetRun {
   windows: number;
   commandTimeoutMs: number;
   cases: Case[];
+  /** An admission is noted after it was decided: so long a process may have stood still in between. */
+  notedLateMs?: number;
 }
 
 /** Runs all cases at once: each process serves the cases that have so many. */
 export async function runCases(run: FleetRun): Promise<Outcome[]> {
-  const { redisUrl, windowMs, commandTimeoutMs, windows, cases } = run;
+  const { redisUrl, windowMs, commandTimeoutMs, windows, cases, notedLateMs = 0 } = run;
   const largest = Math.max(...cases.map(({ processes }) => processes));
   const plans = Array.from({ length: largest }, (_, index) => {
     const keys = cases
@@ -130,7 +132,7 @@ export async function runCases(run: FleetRun): Promise<Outcome[]> {
       offered: sum('offered'),
       possible: Math.min(sum('offered'), each.max * windows),
       admitted: admissions.length,
-      mostInAWindow: mostInAnyWindow(admissions, windowMs),
+      mostInAWindow: mostInAnyWindow(admissions, windowMs - notedLateMs),
       asked: sum('asked'),
       askedEarly: sum('askedEarly'),
       fellBack: sum('fellBack'),
