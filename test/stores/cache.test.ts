@@ -305,6 +305,7 @@ t.test(
     if (!processes) return;
     const { a, b } = processes;
     await b.cache.get(KEY, async () => 'old');
+    await isStored(b);
 
     b.redis.client.disconnect(true);
     await a.client.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
