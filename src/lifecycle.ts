@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { inTime } from './in-time.ts';
 import { RunningRequests } from './running-requests.ts';
 
 export interface Lifecycle {
@@ -62,8 +63,8 @@ export async function shutDown(parts: ShutdownParts): Promise<boolean> {
     const shareMs = (deadlineMs - performance.now()) / (parts.closers.length - index);
     const closed = within(shareMs, close());
     // One that fails must not keep the next from being closed.
-    const inTime = await closed.catch((error: unknown) => log.warn({ part: name, error }, 'failed to close'));
-    if (inTime === false) log.warn({ part: name }, 'did not close in time');
+    const ended = await closed.catch((error: unknown) => log.warn({ part: name, error }, 'failed to close'));
+    if (ended === false) log.warn({ part: name }, 'did not close in time');
   }
   log.info('stopped');
   return finished;
@@ -81,13 +82,10 @@ async function nothingInFlight({ running }: Lifecycle): Promise<void> {
 }
 
 async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {
-  const timer = new AbortController();
-  try {
-    return await Promise.race([
+  return (
+    (await inTime(
       work.then(() => true),
-      sleep(budgetMs, false, { signal: timer.signal }).catch(() => false),
-    ]);
-  } finally {
-    timer.abort();
-  }
+      budgetMs,
+    )) ?? false
+  );
 }

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from './config.ts';
+import { inTime } from './in-time.ts';
 import type { Metrics } from './metrics.ts';
 import type { UsageSource } from './process-usage.ts';
 import { createApiKeyAdmin } from './stores/api-key-admin.ts';
@@ -111,10 +111,7 @@ export function openServices(
     async redisReady(): Promise<void> {
       const away = [redis, cacheRedis].filter((handle) => handle !== undefined && !handle.ready());
       const waits = away.map((handle) => new Promise<void>((resolve) => handle?.onReady(resolve)));
-      const patience = new AbortController();
-      const timer = delay(REDIS_PATIENCE_MS, undefined, { signal: patience.signal });
-      await Promise.race([Promise.all(waits), timer]);
-      patience.abort();
+      await inTime(Promise.all(waits), REDIS_PATIENCE_MS);
     },
     /** After the last request, in this order: what is still to be written, Redis, Postgres. */
     closers: [

@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { inTime } from '../in-time.ts';
 import type { Db } from './postgres.ts';
 import { expectedSchemaVersion, readAppliedMigrations, schemaIsReady } from './schema-version.ts';
 
@@ -12,19 +12,11 @@ export function createDatabaseCheck(db: Db): () => Promise<void> {
   const expected = expectedSchemaVersion();
   return async () => {
     await db.ping(TIMEOUT_MS);
-    const timer = new AbortController();
-    try {
-      const applied = await Promise.race([
-        readAppliedMigrations(db),
-        sleep(TIMEOUT_MS, undefined, { signal: timer.signal }),
-      ]);
-      if (applied === undefined)
-        throw new Error(`Postgres did not tell its schema version within ${TIMEOUT_MS} ms`);
-      if (!schemaIsReady(expected, applied)) {
-        throw new Error(`the schema lacks migration ${expected}: run "npm run migrate -- up"`);
-      }
-    } finally {
-      timer.abort();
+    const applied = await inTime(readAppliedMigrations(db), TIMEOUT_MS);
+    if (applied === undefined)
+      throw new Error(`Postgres did not tell its schema version within ${TIMEOUT_MS} ms`);
+    if (!schemaIsReady(expected, applied)) {
+      throw new Error(`the schema lacks migration ${expected}: run "npm run migrate -- up"`);
     }
   };
 }

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'pg';
 import type { PoolConfig } from 'pg';
+import { inTime } from '../in-time.ts';
 
 export interface PoolOptions {
   url: string;
@@ -64,9 +64,9 @@ export function createPool(options: PoolOptions) {
 
   async function shut(): Promise<void> {
     // Not before everything is checked in; and the sockets are still open then.
-    await Promise.race([pool.end(), sleep(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    await inTime(pool.end(), CLOSE_TIMEOUT_MS);
     const closed = Promise.all([...sockets].map(closeOf));
-    await Promise.race([closed, sleep(GOODBYE_TIMEOUT_MS, undefined, { ref: false })]);
+    await inTime(closed, GOODBYE_TIMEOUT_MS);
     for (const socket of sockets) socket.destroy();
   }
 }

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
-import { setTimeout as delay } from 'node:timers/promises';
+import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import { changeLimit, openLease, recordUse, type Lease } from './lease-state.ts';
 import { createLeases, type RunScript } from './lease.ts';
@@ -136,7 +136,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
       if (!leases) return;
       const open = subjects.flatMap((known) => [...known.values()]).filter(({ tokens }) => tokens > 0);
       const given = Promise.allSettled(open.map((lease) => leases.giveBack(lease)));
-      await Promise.race([given, delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+      await inTime(given, CLOSE_TIMEOUT_MS);
     },
   };
 }

@@ -1,7 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Result } from 'ioredis';
 import type { Logger } from 'pino';
-import { setTimeout as delay } from 'node:timers/promises';
+import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import { openConnection } from './redis-connection.ts';
 import { readServerInfo } from './redis-servers.ts';
@@ -88,7 +88,7 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
       watch.stop();
       subscriber.close();
       const goodbye = client.quit().catch(() => undefined);
-      await Promise.race([goodbye, delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+      await inTime(goodbye, CLOSE_TIMEOUT_MS);
       client.disconnect();
     },
   };

@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import type { Logger } from 'pino';
+import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Db } from './postgres.ts';
 
@@ -136,19 +137,6 @@ export function padPosition(position: string | null | undefined): string | undef
     ?.split('/')
     .map((half) => half.padStart(8, '0'))
     .join('/');
-}
-
-/** The value, or undefined when it does not come in time; then a later failure is nobody's. */
-export async function inTime<T>(value: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), timeoutMs);
-  });
-  try {
-    return await Promise.race([value, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** One run at a time: callers during a run get its result. */

@@ -1,10 +1,11 @@
 import type { Logger } from 'pino';
 import { AppError } from '../errors.ts';
+import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Db, Query } from './postgres.ts';
 import { UNKNOWN_POSITION } from './replica-marks.ts';
 import type { WriteMarks } from './replica-marks.ts';
-import { createReplicaWatch, inTime, padPosition } from './replica-watch.ts';
+import { createReplicaWatch, padPosition } from './replica-watch.ts';
 
 export interface ReplicaReader {
   /**

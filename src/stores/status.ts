@@ -1,7 +1,7 @@
+import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import { startProcessUsage, type ProcessUsage, type UsageSource } from '../process-usage.ts';
 import type { Db } from './postgres.ts';
-import { inTime } from './replica-watch.ts';
 import type { ReplicaReader } from './replica.ts';
 import { readSchemaVersion } from './schema-version.ts';
 
