@@ -41,7 +41,7 @@ export function createRequestIds(trustedProxies: string[]) {
 
 function continueTrace(request: IncomingMessage, traceparent: string | string[]): void {
   const { tracestate } = request.headers;
-  const trace = parseTraceContext(String(traceparent), tracestate === undefined ? '' : String(tracestate));
+  const trace = parseTraceContext(String(traceparent), tracestate?.toString());
   if (trace) request.trace = trace;
 }
 

@@ -11,8 +11,6 @@ export interface UpstreamOptions {
   timeoutMs: number;
 }
 
-export type Upstream = ReturnType<typeof createUpstream>;
-
 const RETRY_AFTER_SECONDS = 2;
 
 /**

@@ -15,18 +15,27 @@ export function createCursors(secretKey: string) {
     createHmac('sha256', secretKey).update(`${list}\n${id}`).digest().subarray(0, MAC_BYTES);
 
   return {
-    encode(list: string, id: string): string {
-      return Buffer.concat([macOf(list, id), Buffer.from(id)]).toString('base64url');
-    },
+    /** The pages of the list of this name, newest first; `idPattern` is what an id of its rows looks like. */
+    of(list: string, idPattern: RegExp) {
+      return {
+        /** The id that a page starts before. Throws `bad_request` for a cursor that was not made for this list. */
+        before(cursor: string | undefined): string | undefined {
+          if (cursor === undefined) return undefined;
+          const bytes = Buffer.from(cursor, 'base64url');
+          const id = bytes.subarray(MAC_BYTES).toString();
+          if (!idPattern.test(id) || !timingSafeEqual(bytes.subarray(0, MAC_BYTES), macOf(list, id))) {
+            throw new AppError('bad_request', 'This cursor is not from this list; start again without one');
+          }
+          return id;
+        },
 
-    /** The id. Throws `bad_request` for a cursor that this service did not make for this list. */
-    decode(list: string, cursor: string, idPattern: RegExp): string {
-      const bytes = Buffer.from(cursor, 'base64url');
-      const id = bytes.subarray(MAC_BYTES).toString();
-      if (!idPattern.test(id) || !timingSafeEqual(bytes.subarray(0, MAC_BYTES), macOf(list, id))) {
-        throw new AppError('bad_request', 'This cursor is not from this list; start again without one');
-      }
-      return id;
+        /** Cursor of the page after these rows; null when they do not fill a page of `limit`. */
+        next(rows: { id: string }[], limit: number): string | null {
+          const last = rows.at(-1);
+          if (!last || rows.length < limit) return null;
+          return Buffer.concat([macOf(list, last.id), Buffer.from(last.id)]).toString('base64url');
+        },
+      };
     },
   };
 }

@@ -21,7 +21,6 @@ import { sleptSince, within } from './patience.ts';
 
 /** Runs LEASE_SCRIPT; resolves to [granted, ends, left, waitMs, serverTime, epoch]. */
 export type RunScript = (id: string, args: number[]) => Promise<number[]>;
-export type Leases = ReturnType<typeof createLeases>;
 
 /** Parts of a window: a lease lives for one and holds what is used in one; a longer one while a third is free. */
 const LIVES = { scarce: 12, plenty: 5 };

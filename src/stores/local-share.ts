@@ -13,8 +13,6 @@ export interface LocalShareOptions {
   now: () => number;
 }
 
-export type LocalShare = ReturnType<typeof createLocalShare>;
-
 /** After a failure Redis is left alone for so long: a frozen one costs few requests their patience, not each. */
 const PAUSE_MS = 500;
 /** All processes have found Redis again so long after the first. */

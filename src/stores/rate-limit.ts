@@ -31,8 +31,6 @@ export interface Verdict {
 }
 
 export type RateLimiter = ReturnType<typeof createRateLimiter>;
-/** Opens the lease of a subject: its limit, and all that this process knows of it. */
-export type RateLimitRule = ReturnType<RateLimiter['rule']>;
 
 const REMEMBERED_SUBJECTS = 20_000;
 const CLOSE_TIMEOUT_MS = 500;

@@ -8,6 +8,7 @@ import * as schema from './schema.ts';
 
 /** The trail of what was done to the keys of one's own tenant. */
 export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; cursors: Cursors }): void {
+  const pages = cursors.of('audit-events', UUID);
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.get(
@@ -24,11 +25,9 @@ export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; c
     },
     async (request) => {
       const { limit, cursor } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('audit-events', cursor, UUID);
-      const events = await auditSql.list(db, callerOf(request).tenant, limit, before);
-      const last = events.length === limit ? events.at(-1) : undefined;
+      const events = await auditSql.list(db, callerOf(request).tenant, limit, pages.before(cursor));
       const data = events.map((event) => ({ ...event, occurredAt: event.occurredAt.toISOString() }));
-      return { data, next: last ? cursors.encode('audit-events', last.id) : null };
+      return { data, next: pages.next(events, limit) };
     },
   );
 }

@@ -24,7 +24,8 @@ const ADMIN = { scope: 'keys:admin' };
 
 /** The keys of one's own tenant, and the trail of what was done to them. */
 export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptions): Promise<void> {
-  const { db, admin, cursors } = options;
+  const { db, admin } = options;
+  const pages = options.cursors.of('api-keys', schema.KEY_ID);
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
@@ -67,11 +68,8 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     },
     async (request) => {
       const { limit, cursor } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('api-keys', cursor, schema.KEY_ID);
-      const keys = await apiKeySql.list(db, callerOf(request).tenant, limit, before);
-      const last = keys.length === limit ? keys.at(-1) : undefined;
-      const next = last ? cursors.encode('api-keys', last.id) : null;
-      return { data: keys.map(toJson), next };
+      const keys = await apiKeySql.list(db, callerOf(request).tenant, limit, pages.before(cursor));
+      return { data: keys.map(toJson), next: pages.next(keys, limit) };
     },
   );
 

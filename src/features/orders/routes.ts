@@ -18,7 +18,8 @@ const BY_ID = '/orders/:id';
 /** HTTP of orders: takes from the request, calls the service, answers. */
 export async function orders(scope: FastifyInstance, options: OrderRoutesOptions): Promise<void> {
   const app = scope.withTypeProvider<ZodProvider>();
-  const { idempotency, cursors } = options;
+  const { idempotency } = options;
+  const pages = options.cursors.of('orders', UUID);
   const service = createOrderService(options);
 
   app.post(
@@ -91,10 +92,8 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     },
     async (request) => {
       const { cursor, limit } = request.query;
-      const before = cursor === undefined ? undefined : cursors.decode('orders', cursor, UUID);
-      const data = await service.list(callerOf(request), request.query, before);
-      const last = data.length === limit ? data.at(-1) : undefined;
-      return { data, next: last ? cursors.encode('orders', last.id) : null };
+      const data = await service.list(callerOf(request), request.query, pages.before(cursor));
+      return { data, next: pages.next(data, limit) };
     },
   );
 
