@@ -6,13 +6,13 @@ export function findTypos(env: Env): string[] {
   return Object.entries(env)
     .filter(([name, value]) => value && !KNOWN.has(name) && !isForeign(name, value))
     .flatMap(([name]) => {
-      const nearest = findNearest(name.toUpperCase());
-      if (!OWN_PREFIX.test(name) && nearest.distance > 2) return [];
-      return nearest.distance > 3
-        ? [`${name} is not a variable of this service and has no effect`]
-        : [`${name} is not a variable of this service and has no effect; did you mean ${nearest.name}?`];
+      const nearest = findNearest(name.toUpperCase(), OWN_PREFIX.test(name) ? 3 : 2);
+      if (nearest) return [`${name} ${UNKNOWN}; did you mean ${nearest}?`];
+      return OWN_PREFIX.test(name) ? [`${name} ${UNKNOWN}`] : [];
     });
 }
+
+const UNKNOWN = 'is not a variable of this service and has no effect';
 
 const OWN_PREFIX =
   /^(API|AUTH|CACHE|CONNECTION|CORS|DATABASE|DOCS|DRAIN|ENFORCE|EXPECTED|IDEMPOTENCY|LOG|MAX|METRICS|POOL|QUERY|RATE_LIMIT|REDIS|REQUEST|SECRET|SHUTDOWN|SLOW|TRUSTED)_/;
@@ -44,9 +44,13 @@ function isForeign(name: string, value: string): boolean {
   );
 }
 
-function findNearest(name: string): { name: string; distance: number } {
-  const candidates = NAMES.map((candidate) => ({ name: candidate, distance: editDistance(name, candidate) }));
-  return candidates.reduce((best, candidate) => (candidate.distance < best.distance ? candidate : best));
+/** The variable that takes the fewest changes, `most` at the most. */
+function findNearest(name: string, most: number): string | undefined {
+  const [nearest] = NAMES.filter((candidate) => Math.abs(candidate.length - name.length) <= most)
+    .map((candidate) => ({ candidate, distance: editDistance(name, candidate) }))
+    .filter(({ distance }) => distance <= most)
+    .toSorted((a, b) => a.distance - b.distance);
+  return nearest?.candidate;
 }
 
 /** Levenshtein: the fewest characters to insert, delete or replace. */
