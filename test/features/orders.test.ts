@@ -127,6 +127,7 @@ t.test('a read again costs no query, tells its age, and 304 when it is known', a
   const url = `/v1/orders/${order.id}`;
   const read = (ifNoneMatch?: string) =>
     request('GET', url, { token, ...(ifNoneMatch && { headers: { 'if-none-match': ifNoneMatch } }) });
+  const startedAt = Date.now();
   await read();
   const queries = await metric(QUERIES);
 
@@ -143,9 +144,10 @@ t.test('a read again costs no query, tells its age, and 304 when it is known', a
 
   t.equal(await metric(QUERIES), queries);
   if (!redis) return;
-  const startedAt = Date.now();
-  await until(async () => Number((await read()).headers.age) === 1);
-  t.ok(Date.now() - startedAt < 2_000, 'the age is in seconds');
+  let age = 0;
+  await until(async () => (age = Number((await read()).headers.age)) > 0);
+  const passedMs = Date.now() - startedAt;
+  t.ok(age * 1000 < passedMs + 100, `after ${passedMs} ms the age is ${age} s`);
 });
 
 t.test('what is not there is remembered as well, until it is', async (t) => {
