@@ -8,10 +8,10 @@ import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { findFreePort } from '../src/commands/free-port.ts';
 import { migrateUp } from '../src/commands/migrate.ts';
 import { ensureDatabase } from '../src/stores/database.ts';
+import { openTcpProxy } from '../test/support/tcp-proxy.ts';
 import { startLoad, type Load } from './drill-load.ts';
 import { answersOk, startProcess, type RunningProcess } from './drill-processes.ts';
 import { planMonitoring } from './drill-monitoring.ts';
-import { startSlowProxy } from './drill-proxy.ts';
 import type { DrillTools } from './drill-tools.ts';
 import { startAlertWatch, type AlertWatch } from './drill-watch.ts';
 
@@ -81,8 +81,8 @@ export async function buildWorld(
   closers.push(() => server.stop());
   const databaseUrl = await ensureDatabase(server.url, 'hardpoint');
   await migrateUp({ databaseUrl });
-  const proxy = await startSlowProxy(server);
-  closers.push(proxy.close);
+  const proxy = await openTcpProxy(server.port);
+  closers.push(() => proxy.close());
 
   say('starting Redis');
   const redisArgs = ['--port', String(ports.redis), '--bind', '127.0.0.1', '--save', '', '--dir', folder];

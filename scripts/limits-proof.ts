@@ -31,30 +31,10 @@ const outcomes = await runCases({
   cases,
 });
 
-const head = [
-  'limit',
-  'load',
-  'processes',
-  'admitted',
-  'of',
-  'most in a minute',
-  'questions each',
-  'early',
-  'fell back',
-];
-say(head.map((name) => name.padStart(10)).join(' '));
+let headed = false;
 let broken = 0;
-for (const {
-  max,
-  load,
-  processes,
-  admitted,
-  possible,
-  mostInAWindow,
-  asked,
-  askedEarly,
-  fellBack,
-} of outcomes) {
+for (const outcome of outcomes) {
+  const { max, load, processes, admitted, possible, mostInAWindow, asked, askedEarly, fellBack } = outcome;
   const each = asked / admitted;
   const faults = [
     mostInAWindow > max && 'over the limit',
@@ -65,22 +45,22 @@ for (const {
     askedEarly > 0 && 'asked before the moment',
   ].filter(Boolean);
   broken += faults.length;
-  const cells = [
-    max,
+  const cells = {
+    limit: max,
     load,
     processes,
     admitted,
-    possible,
-    mostInAWindow,
-    each.toFixed(4),
-    askedEarly,
-    fellBack,
-  ];
-  say(
-    cells.map((cell, index) => String(cell).padStart(Math.max(10, head[index]?.length ?? 0))).join(' ') +
-      '  ' +
-      faults.join(', '),
-  );
+    of: possible,
+    'most in a minute': mostInAWindow,
+    'questions each': each.toFixed(4),
+    early: askedEarly,
+    'fell back': fellBack,
+  };
+  const line = (texts: (string | number)[]) =>
+    texts.map((text, index) => String(text).padStart(Math.max(10, Object.keys(cells)[index]?.length ?? 0)));
+  if (!headed) say(line(Object.keys(cells)).join(' '));
+  headed = true;
+  say(`${line(Object.values(cells)).join(' ')}  ${faults.join(', ')}`);
 }
 
 const properties = spawnSync('npx', ['tap', 'test/stores/lease.property.test.ts', '--timeout=900'], {

@@ -3,6 +3,7 @@ import { Redis } from 'ioredis';
 import { Client } from 'pg';
 import t from 'tap';
 import { newOrder, startTestApp } from './support/app.ts';
+import { createGate } from './support/gate.ts';
 import { startPostgres } from './support/postgres.ts';
 import { startRedis } from './support/redis.ts';
 import { startService, type ServiceProcess } from './support/service.ts';
@@ -27,27 +28,11 @@ t.test('several services', async (t) => {
   const store = new Redis(redis.url);
   t.teardown(() => store.disconnect());
 
-  // Every row that is read counts itself, and the first read after hold() waits, with the snapshot it has.
+  // Every row that is read passes the gate.
+  const { hold, isHeld, letGo, loads } = await createGate(admin);
   await admin.query(`
-    create sequence loads;
-    create table gate (closed boolean);
-    create function counted() returns boolean language plpgsql as $$
-    begin
-      if nextval('loads') = 1 then
-        while exists (select from gate) loop perform pg_sleep(0.01); end loop;
-      end if;
-      return true;
-    end $$;
     alter table orders rename to orders_kept;
-    create view orders as select * from orders_kept where counted()`);
-  const hold = () => admin.query(`insert into gate values (true); select setval('loads', 1, false)`);
-  const letGo = () => admin.query('delete from gate');
-  const loads = async () => Number((await admin.query(`select nextval('loads') - 1 as n`)).rows[0].n);
-  const isHeld = () =>
-    until('a load waits with its snapshot', async () => {
-      const { rowCount } = await admin.query(`select from pg_stat_activity where wait_event = 'PgSleep'`);
-      return rowCount === 1;
-    });
+    create view orders as select * from orders_kept where pass_gate()`);
 
   // A busy machine is no outage.
   const env = { DATABASE_URL: postgres.url, REDIS_URL: redis.url, REDIS_COMMAND_TIMEOUT_MS: '2000' };

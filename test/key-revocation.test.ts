@@ -1,8 +1,6 @@
 import { execFile } from 'node:child_process';
-import { once } from 'node:events';
 import { Agent, request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -13,6 +11,7 @@ import { createDatabase, withClient } from './support/postgres.ts';
 import { startRedis, type RedisServer } from './support/redis.ts';
 import { repositoryDir } from './support/servers.ts';
 import { programOf, startService, type ServiceProcess } from './support/service.ts';
+import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
 import { until } from './support/until.ts';
 
 const API_KEY_SECRET = 'only-for-tests-8b1f0c6d2e9a4753-51f6';
@@ -32,8 +31,13 @@ t.test('a revoked key is refused on the next request, on every process', { jobs:
     const databaseUrl = await createDatabase(t);
     await noteWrites(databaseUrl);
     // The last one hears of everything a little later, as if far away: who does not wait for it is found out.
-    const far = await startProxy(t, redis.port, 30);
-    const world = await startWorld(t, redis, databaseUrl, [{}, {}, { REDIS_URL: far.url }]);
+    const far = await startTcpProxy(t, redis.port);
+    far.delayMs = 30;
+    const world = await startWorld(t, redis, databaseUrl, [
+      {},
+      {},
+      { REDIS_URL: `redis://127.0.0.1:${far.port}` },
+    ]);
     await changeUnderLoad(t, world, redis);
     await cutSubscriptions(t, world, redis);
     await countWrites(t, world);
@@ -43,14 +47,14 @@ t.test('a revoked key is refused on the next request, on every process', { jobs:
     const redis = await startRedis(t);
     if (!redis) return;
     const databaseUrl = await createDatabase(t);
-    const proxy = await startProxy(t, redis.port);
+    const proxy = await startTcpProxy(t, redis.port);
     const coverage = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
     t.teardown(() => rmSync(coverage, { recursive: true, force: true }));
     const world = await startWorld(t, redis, databaseUrl, [
       // Node counts the calls of each function, and writes it down at the end.
       { RATE_LIMIT_ENABLED: 'false', NODE_V8_COVERAGE: coverage },
       { DATABASE_URL: await prepareHeldReads(databaseUrl) },
-      { REDIS_URL: proxy.url },
+      { REDIS_URL: `redis://127.0.0.1:${proxy.port}` },
     ]);
     await useHotKey(t, world, redis);
     await holdRead(t, world);
@@ -257,7 +261,7 @@ async function changeUnderLoad(t: Test, world: World, redis: RedisServer): Promi
 async function cutSubscriptions(t: Test, world: World, redis: RedisServer): Promise<void> {
   const client = new Redis(redis.url);
   const worst: number[] = [];
-  for (const key of await world.makeKeys(10)) {
+  for (const key of await world.makeKeys(5)) {
     await askAll(world.services, ANYWHERE, key);
     await client.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
     worst.push((await revokeAndWatch(t, world, key)).lastAdmittedMs);
@@ -333,13 +337,13 @@ async function holdRead(t: Test, world: World): Promise<void> {
   });
 }
 
-async function cutOff(t: Test, world: World, proxy: Proxy): Promise<void> {
+async function cutOff(t: Test, world: World, proxy: TcpProxy): Promise<void> {
   const [blackholed, again, refused, fromOutside] = (await world.makeKeys(4)) as [Key, Key, Key, Key];
   const others = world.services.slice(0, 2);
 
   await askAll(world.services, ANYWHERE, blackholed);
   await askAll(world.services, ANYWHERE, again);
-  proxy.blackhole();
+  proxy.cut();
   const silent = await revokeAndWatch(t, world, blackholed);
   t.comment(
     `blackholed: answered after ${silent.answerMs.toFixed(0)} ms, admitted for ${silent.lastAdmittedMs.toFixed(0)} ms more`,
@@ -352,7 +356,7 @@ async function cutOff(t: Test, world: World, proxy: Proxy): Promise<void> {
   t.ok(againMs < KEY_MEMORY_MS / 2, `it is not waited for again: ${againMs} ms`);
   for (const { status } of await askAll(others, ANYWHERE, again)) t.equal(status, 401);
 
-  proxy.refuse();
+  proxy.close();
   await until('the process knows that it is cut off', async () =>
     (await metricsOf(world.services[2])).includes('redis_up{role="limits"} 0'),
   );
@@ -383,7 +387,7 @@ async function revokeAndWatch(t: Test, world: World, key: Key, by = 0, wanted = 
       if (status === 401) refusals++;
       else if (at > answeredAt) lastAdmittedAt = at;
       if (at > answeredAt + 2 * KEY_MEMORY_MS) break;
-      await delay(5);
+      await delay(20);
     }
     return Math.max(0, lastAdmittedAt - answeredAt);
   });
@@ -556,43 +560,4 @@ function runCommand({ databaseUrl, redisUrl }: World, args: string[]) {
       resolve({ code: error ? Number(error.code) : 0, stderr }),
     );
   });
-}
-
-interface Proxy {
-  url: string;
-  /** Connections stay open, new ones are accepted, and nothing passes. */
-  blackhole(): void;
-  /** Connections break, and there are no new ones. */
-  refuse(): void;
-}
-
-/** Stands between one process and Redis; what that one says goes at once, what it is told after `delayMs`. */
-async function startProxy(t: Test, port: number, delayMs = 0): Promise<Proxy> {
-  let open = true;
-  const sockets = new Set<Socket>();
-  const server = createServer((client) => {
-    const upstream = connect(port, '127.0.0.1');
-    for (const [from, to, ms] of [
-      [client, upstream, 0],
-      [upstream, client, delayMs],
-    ] as const) {
-      sockets.add(from);
-      from.on('error', () => undefined);
-      const pass = (data: Buffer) => void (open && to.write(data));
-      from.on('data', (data: Buffer) => (ms === 0 ? pass(data) : setTimeout(pass, ms, data)));
-      from.on('close', () => open && to.destroy());
-    }
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const refuse = () => {
-    server.close();
-    for (const socket of sockets) socket.destroy();
-  };
-  t.teardown(refuse);
-  return {
-    url: `redis://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    blackhole: () => void (open = false),
-    refuse,
-  };
 }

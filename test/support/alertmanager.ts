@@ -1,13 +1,8 @@
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
 import { prometheusDir } from './alert-rules.ts';
-import { forgetProcess, registerProcess, signalTree } from './processes.ts';
+import { startProgram } from './programs.ts';
 import { findTool, requireTool } from './tools.ts';
-import { until } from './until.ts';
 
 /** What Alertmanager tells of one alert. */
 export interface AlertState {
@@ -21,28 +16,16 @@ export async function startAlertmanager(t: Test) {
   // Debian renames it: "alertmanager" is too common a word there.
   const file = findTool('alertmanager') ?? requireTool(t, 'prometheus-alertmanager');
   if (file === undefined) return undefined;
-  const folder = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
-  const url = `http://127.0.0.1:${await findFreePort()}`;
-  const args = [
-    `--config.file=${join(prometheusDir, 'alertmanager.yml')}`,
-    `--storage.path=${folder}`,
-    `--web.listen-address=${new URL(url).host}`,
-    '--cluster.listen-address=',
-  ];
-  const { pid } = spawn(file, args, { stdio: 'ignore' });
-  if (pid === undefined) throw new Error(`${file} did not start`);
-  registerProcess(pid, basename(file), folder);
-  t.teardown(() => {
-    signalTree(pid, 'SIGKILL');
-    forgetProcess(pid);
-    rmSync(folder, { recursive: true, force: true });
+  const { url } = await startProgram(t, {
+    file,
+    args: (address, folder) => [
+      `--config.file=${join(prometheusDir, 'alertmanager.yml')}`,
+      `--storage.path=${folder}`,
+      `--web.listen-address=${address}`,
+      '--cluster.listen-address=',
+    ],
+    readyPath: '/-/ready',
   });
-  const answers = () =>
-    fetch(`${url}/-/ready`).then(
-      ({ ok }) => ok,
-      () => false,
-    );
-  await until('Alertmanager is ready', answers, 20_000);
 
   return {
     async post(alerts: Record<string, string>[]): Promise<void> {

@@ -4,6 +4,7 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
+import { signal } from '../../src/commands/processes.ts';
 import { forgetProcess, registerProcess } from './processes.ts';
 import { repositoryDir } from './servers.ts';
 
@@ -43,18 +44,11 @@ export function startScript(
     forgetProcess(pid);
     return { code: code ?? ended, ...output };
   });
-  const signal = (name: NodeJS.Signals) => {
-    try {
-      process.kill(-pid, name);
-    } catch {
-      // It has ended.
-    }
-  };
   t.teardown(() => {
-    signal('SIGKILL');
+    signal(-pid, 'SIGKILL');
     return result;
   });
-  return { result, signal };
+  return { result, signal: (name) => void signal(-pid, name) };
 }
 
 /** The same, to its end. */
