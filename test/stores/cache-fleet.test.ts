@@ -9,7 +9,7 @@ import { forgetProcess, registerProcess } from '../support/processes.ts';
 import { startRedis } from '../support/redis.ts';
 import { until } from '../support/until.ts';
 import { loadQuery, openTable } from './cache-table.ts';
-import { age, distrust, isStored, neverLoad, openProcess, redisKey, timed } from './cache-world.ts';
+import { distrust, isStored, neverLoad, openProcess, redisKey, storeOld, timed } from './cache-world.ts';
 import type { Answer, Command } from './cache-worker.ts';
 
 // Real processes on one Redis and one Postgres. The tests run in order and share them: starting one takes seconds.
@@ -98,9 +98,7 @@ t.test('real processes', async (t) => {
   });
 
   await t.test('what turned stale is served by all and loaded by one', async (t) => {
-    await seed.cache.get(key('stale'), async () => 'old');
-    await isStored(seed, key('stale'));
-    await age(seed, 70_000, key('stale'));
+    await storeOld(seed, 70_000, key('stale'));
     await table.hold();
 
     for (const answer of await readAll('stale')) {

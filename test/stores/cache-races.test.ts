@@ -7,7 +7,6 @@ import { until } from '../support/until.ts';
 import { openTable } from './cache-table.ts';
 import {
   KEY,
-  age,
   createGate,
   createLoad,
   isStored,
@@ -15,6 +14,7 @@ import {
   openProcess,
   openProcesses,
   redisKey,
+  storeOld,
   type CacheProcess,
 } from './cache-world.ts';
 
@@ -160,8 +160,7 @@ t.test('a read of Redis that an invalidation overtakes is not kept', async (t) =
   const processes = await openProcesses(t);
   if (!processes) return;
   const { a, b } = processes;
-  await a.cache.get(KEY, async () => 'old');
-  await isStored(a);
+  await storeOld(a);
 
   const early = b.cache.get(KEY, neverLoad);
   // The command leaves some microtasks later; its answer cannot come before the next turn of the loop.
@@ -178,9 +177,7 @@ t.test(
     const processes = await openProcesses(t);
     if (!processes) return;
     const { a, b } = processes;
-    await b.cache.get(KEY, async () => 'old');
-    await isStored(b);
-    await age(b, 200_000);
+    await storeOld(b, 200_000);
     const gate = createGate();
     const load = createLoad('unused', gate.opened);
     const failing = async () => {
@@ -204,8 +201,7 @@ t.test(
     const processes = await openProcesses(t);
     if (!processes) return;
     const { url, a, b } = processes;
-    await a.cache.get(KEY, async () => 'old');
-    await isStored(a);
+    await storeOld(a);
 
     a.client.disconnect();
     await until('it is gone', () => !a.redis.ready());
@@ -227,8 +223,7 @@ t.test(
     const processes = await openProcesses(t);
     if (!processes) return;
     const { a, b } = processes;
-    await a.cache.get(KEY, async () => 'old');
-    await isStored(a);
+    await storeOld(a);
     const gate = createGate();
     const other = { ...KEY, id: '2' };
     const loading = createLoad('old', gate.opened);
@@ -258,8 +253,7 @@ t.test(
     if (!processes) return;
     const { a, b } = processes;
     const loadedAtMs = performance.now();
-    await a.cache.get(KEY, async () => 'old');
-    await isStored(a);
+    await storeOld(a);
     // Committed, and its process is gone.
     const load = async () => 'new';
 

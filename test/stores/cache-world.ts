@@ -90,6 +90,13 @@ export async function age({ client }: CacheProcess, ms: number, key = KEY): Prom
   await client.pexpire(redisKey(key), lifeMs - ms);
 }
 
+/** Stores 'old', and makes it look as if it had been loaded so long ago. */
+export async function storeOld(process: CacheProcess, ageMs = 0, key = KEY): Promise<void> {
+  await process.cache.get(key, async () => 'old');
+  await isStored(process, key);
+  if (ageMs > 0) await age(process, ageMs, key);
+}
+
 /** A load that counts itself, and that a test can hold up. */
 export function createLoad<T>(value: T, gate: Promise<unknown> = Promise.resolve()) {
   const load = async (): Promise<T> => {

@@ -25,6 +25,7 @@ import {
   openProcess,
   openProcesses,
   redisKey,
+  storeOld,
   timed,
 } from './cache-world.ts';
 
@@ -182,9 +183,7 @@ t.test('a stale value is served at once while one process refreshes it', async (
   if (!processes) return;
   const { url, a, b } = processes;
   const seed = await openProcess(t, url);
-  await seed.cache.get(KEY, async () => 'old');
-  await isStored(seed);
-  await age(seed, 70_000);
+  await storeOld(seed, 70_000);
   const gate = createGate();
   const refresh = createLoad<string>('new', gate.opened);
 
@@ -206,9 +205,7 @@ t.test('a refresh that fails hurts nobody', async (t) => {
   const processes = await openProcesses(t);
   if (!processes) return;
   const { a, b } = processes;
-  await a.cache.get(KEY, async () => 'old');
-  await isStored(a);
-  await age(a, 70_000);
+  await storeOld(a, 70_000);
 
   const failing = createFailure(new Error('the database is away'));
   t.equal(await b.cache.get(KEY, failing), 'old');
@@ -225,9 +222,7 @@ t.test(
     const processes = await openProcesses(t);
     if (!processes) return;
     const { url, a, b } = processes;
-    await b.cache.get(KEY, async () => 'old');
-    await isStored(b);
-    await age(b, 200_000);
+    await storeOld(b, 200_000);
 
     const failing = away();
     t.same(await a.read(KEY, failing), { value: 'old', ageSeconds: 200, result: 'stale' });
@@ -253,9 +248,7 @@ t.test('while loading fails only the first reader waits for the failure', async 
   const processes = await openProcesses(t);
   if (!processes) return;
   const { a, b } = processes;
-  await b.cache.get(KEY, async () => 'old');
-  await isStored(b);
-  await age(b, 200_000);
+  await storeOld(b, 200_000);
   const first = createGate();
   const second = createGate();
   const gates = [first.opened, second.opened];
@@ -284,8 +277,7 @@ t.test('five minutes after its second ttl an old value is gone, and the error is
   const processes = await openProcesses(t);
   if (!processes) return;
   const { a, b } = processes;
-  await b.cache.get(KEY, async () => 'old');
-  await isStored(b);
+  await storeOld(b);
   const lifeMs = Number((await b.client.get(redisKey(KEY)))?.split(' ')[2]);
   t.ok(lifeMs >= 2 * 54_000 + 300_000 && lifeMs < 2 * 80_000 + 300_000, `${lifeMs} ms`);
   await age(b, lifeMs - 1500);
@@ -304,8 +296,7 @@ t.test(
     const processes = await openProcesses(t);
     if (!processes) return;
     const { a, b } = processes;
-    await b.cache.get(KEY, async () => 'old');
-    await isStored(b);
+    await storeOld(b);
 
     b.redis.client.disconnect(true);
     await a.client.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
