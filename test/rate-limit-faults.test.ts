@@ -137,12 +137,12 @@ async function runFault(t: Test, fault: Fault) {
   const processes = Array.from({ length: PROCESSES }, () => startLimiter(t, url, fault.movesClock));
   for (const { ready } of processes) await until('Redis is connected', ready);
 
-  let ticks = 0;
   let nth = 0;
   let busy: (typeof processes)[number] | undefined = processes[0];
-  const perTick = (2 * LIMIT * TICK_MS) / WINDOW_MS;
+  const startedAt = performance.now();
   const timer = setInterval(() => {
-    for (ticks += 1; nth < ticks * perTick; nth += 1) {
+    const due = (2 * LIMIT * (performance.now() - startedAt)) / WINDOW_MS;
+    for (; nth < due; nth += 1) {
       processes[nth % PROCESSES]?.request('even');
       busy?.request('uneven');
     }
@@ -198,7 +198,7 @@ function startLimiter(t: Test, url: string, movesClock = false) {
     const found = limiter.take([openLease(key, LIMIT)], 1);
     const { admitted } = found instanceof Promise ? await found : found;
     process.latencies.push({ ms: performance.now() - from, lostMs: lostSoFarMs() - lostBefore });
-    if (admitted) process[key].push({ atMs: performance.now(), cost: 1 });
+    if (admitted) process[key].push({ fromMs: from, atMs: performance.now(), cost: 1 });
   }
 
   return process;
