@@ -1,14 +1,28 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { createGrowth } from '../src/commands/monitor-growth.ts';
 import { runMonitor } from '../src/commands/monitor.ts';
 import { startTestApp } from './support/app.ts';
-import { startPostgres, withClient } from './support/postgres.ts';
+import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
 import { startRedis } from './support/redis.ts';
 import { runScript } from './support/scripts.ts';
 import { startService } from './support/service.ts';
+import { openTcpProxy } from './support/tcp-proxy.ts';
 import { until } from './support/until.ts';
 
-const HEADING = /^time {6}processes {3}req\/s {4}5xx % {3}P95 ms {3}pool % {4}hit % {2}database {6}cache$/;
+const HEADING =
+  /^time {6}processes {3}req\/s {4}5xx % {3}P95 ms {3}pool % {4}hit % {3}rss MB {2}database {6}cache$/;
+const SAMPLE = {
+  requests: 0,
+  failures: 0,
+  latency: new Map<number, number>(),
+  connectionErrors: 0,
+  database: 'connected',
+  cache: 'connected',
+  poolPercent: 0,
+  hitPercent: null,
+  rssBytes: 0,
+};
 const COMMAND = ['--import', 'tsx', 'src/commands/monitor.ts'];
 
 t.test('one release, and what may become of it', async (t) => {
@@ -53,7 +67,10 @@ t.test('one release, and what may become of it', async (t) => {
     t.match({ code, last }, { code: 0, last: 'all well' });
     t.ok(lines.length >= 5, `${lines.length} lines`);
     for (const line of lines.slice(1, -1))
-      t.match(line, /^\d\d:\d\d:\d\d {3,}1 +[\d.]+ +0\.00 +\d+ +\d+ +[-\d]+ {2}connected {5,}connected$/);
+      t.match(
+        line,
+        /^\d\d:\d\d:\d\d {3,}1 +[\d.]+ +0\.00 +\d+ +\d+ +[-\d]+ +\d+ {2}connected {5,}connected$/,
+      );
     t.ok(Number(lines[2]?.split(/ +/)[2]) > 0, 'requests are counted');
     t.match(
       await runScript(t, process.execPath, [...COMMAND, '--url', service.metricsUrl, '--seconds', '0.3'], {}),
@@ -99,6 +116,23 @@ t.test('one release, and what may become of it', async (t) => {
     t.match({ code, last }, { code: 2, last: 'TRIPPED: P95 is above 0.05 s' });
   });
 
+  await t.test('one of two processes that loses the database trips it', async (t) => {
+    const proxy = await openTcpProxy(postgres.port);
+    t.teardown(proxy.close);
+    const DATABASE_URL = Object.assign(new URL(postgres.url), { host: `127.0.0.1:${proxy.port}` }).href;
+    const second = await startService(t, { DATABASE_URL, REDIS_URL: redis.url });
+    const both = `--url ${second.metricsUrl}`;
+    const well = await watch(1, `--seconds 0.9 ${both}`);
+    t.match(well, { code: 0, last: 'all well' });
+    t.match(well.lines[1], /^\S+ +2 /, 'both are seen');
+    const { code, last } = await watch(1, `--seconds 30 ${both}`, () => proxy.close());
+    t.equal(code, 2);
+    t.match(
+      last,
+      /^TRIPPED: (1 of 2 processes cannot reach the database|\d+ connections to the database failed)$/,
+    );
+  });
+
   await t.test('a cache that goes away trips it', async (t) => {
     const result = await watch(0, '--seconds 30', () => redis.stop());
     t.match(result, { code: 2, last: 'TRIPPED: the cache is away' });
@@ -129,6 +163,41 @@ t.test('one release, and what may become of it', async (t) => {
   });
 });
 
+t.test('memory that grows is told from memory that was needed to get going', async (t) => {
+  const grownBy = (bytesAt: (look: number) => number) => {
+    const growth = createGrowth();
+    const level = { ...SAMPLE, rssBytes: 100e6 };
+    for (let look = 0; look < 100; look++) {
+      const sample = { ...SAMPLE, rssBytes: bytesAt(look) };
+      growth.add(look * 6_000, new Map(Object.entries({ level, sample })));
+    }
+    return growth.mbInTenMinutes();
+  };
+  t.equal(Math.round(grownBy((look) => 80e6 + look * 50_000)), 5, '50 kB every 6 s');
+  t.equal(
+    grownBy((look) => (look < 20 ? 60e6 + look * 1e6 : 80e6)),
+    0,
+    'a start',
+  );
+  t.ok(grownBy((look) => 80e6 + (look % 7) * 1e6) < 0.5, 'ups and downs');
+
+  const { child, metricsUrl } = await startService(t, { DATABASE_URL: await createDatabase(t) });
+  const args = ['--url', metricsUrl, '--interval', '0.1', '--seconds', '0.5'];
+  for (const [limit, code, last] of [
+    ['100000', 0, /^all well$/],
+    ['0', 2, /^TRIPPED: memory grew by \d+\.\d\d MB in ten minutes$/],
+  ] as const) {
+    const lines: string[] = [];
+    // A process that has just started grows; one that did not within half a second will have in one of these.
+    await until('the watch ends so', async () => {
+      lines.length = 0;
+      return code === (await runMonitor([...args, '--growth-mb', limit], (line) => lines.push(line)));
+    });
+    t.match(lines.at(-1), last);
+  }
+  child.kill('SIGKILL');
+});
+
 t.test('wrong use is named', async (t) => {
   const WRONG: [string[], RegExp][] = [
     [['--seconds', 'soon'], /^--seconds must be a number of at least 0\n/],
@@ -136,6 +205,7 @@ t.test('wrong use is named', async (t) => {
     [['--interval', '0'], /^--interval must be a number of at least 0\.1\n/],
     [['--error-percent=-1'], /^--error-percent must be/],
     [['--p95-seconds', 'x'], /^--p95-seconds must be/],
+    [['--growth-mb', 'x'], /^--growth-mb must be/],
     [['--url', 'localhost'], /^--url must be such as/],
     [['--verbose'], /--verbose/],
     [['now'], /now/],
