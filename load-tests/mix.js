@@ -1,128 +1,140 @@
 // Goes with the example: src/features/orders
-import { check } from 'k6';
-import exec from 'k6/execution';
-import http from 'k6/http';
+import { check, sleep } from 'k6';
+import { Counter } from 'k6/metrics';
+import { keys, pick, send, unique } from './requests.js';
 
-const api = `${__ENV.BASE_URL}/v1`;
-const keys = (__ENV.API_KEYS_FILE ? open(__ENV.API_KEYS_FILE) : '').split(/\s+/).filter(Boolean);
-if (!__ENV.BASE_URL || keys.length === 0) {
-  throw new Error(
-    'Set BASE_URL (https://api.example.com) and API_KEYS_FILE (a file with a key on each line)',
-  );
-}
+const NOBODY = '0199d4f0-0000-7000-8000-000000000000';
+const users = new Counter('users');
 
-/** Every status that a request of the mix may get; anything else is a failed request. */
-http.setResponseCallback(http.expectedStatuses({ min: 200, max: 299 }, 304, 400, 409, 412));
-
-/** As a real API sees it: shares of 100. */
-const MIX = [
-  [55, readHot],
-  [15, readAgain],
-  [10, list],
-  [5, summary],
-  [10, create],
-  [3, changeTwice],
-  [2, sendNonsense],
+/** What arrives by itself, in shares of 100; together with the users it is what a real API sees. */
+const ARRIVALS = [
+  [54, readHot],
+  [12, readAgain],
+  [8, list],
+  [4, summary],
+  [6, readCold],
+  [8, create],
+  [4, changeTwice],
+  [4, sendBad],
 ];
 
-/** What the run works on: some orders of each key. */
-export function setup() {
-  const orders = {};
-  for (const key of keys) {
-    orders[key] = Array.from({ length: 20 }, (_, index) => {
-      const answer = http.post(`${api}/orders`, body(`setup-${Date.now()}-${index}`), {
-        headers: headersOf(key),
-      });
-      if (answer.status !== 201) {
-        exec.test.abort(`an order of the setup was answered ${answer.status}: ${answer.body}`);
-      }
-      return answer.json('id');
-    });
-  }
-  return { orders };
-}
+let isNew = true;
 
-export function mix({ orders }) {
-  const key = pick(keys);
+/** One thing that a client does, with any of the keys. */
+export function arrive(data) {
   let left = Math.random() * 100;
-  const [, work] = MIX.find(([share]) => (left -= share) < 0) || MIX[0];
-  work(key, orders[key]);
+  const [, work] = ARRIVALS.find(([share]) => (left -= share) < 0) || ARRIVALS[0];
+  work(Math.floor(Math.random() * keys.length), data);
 }
 
-function readHot(key, ids) {
-  const id = ids[Math.floor(Math.random() ** 3 * ids.length)];
-  const answer = http.get(`${api}/orders/${id}`, about(key, 'read'));
-  check(answer, { 'read: 200 with an ETag': ({ status, headers }) => status === 200 && !!headers.Etag });
+/** A person: looks through the pages, opens an order and comes back to it, and makes one now and then. */
+export function use(data) {
+  const index = Math.floor(Math.random() * keys.length);
+  const think = () => sleep(0.5 + Math.random());
+  for (const work of [list, readHot, readAgain, pick([create, readHot, summary])]) {
+    work(index, data);
+    think();
+  }
+  if (isNew) users.add(1);
+  isNew = false;
 }
 
-function readAgain(key, ids) {
-  const url = `${api}/orders/${pick(ids)}`;
-  const first = http.get(url, about(key, 'read'));
-  const second = http.get(url, about(key, 'read again', { 'If-None-Match': first.headers.Etag }));
-  check(second, { 'unchanged: 304 or a newer version': ({ status }) => status === 304 || status === 200 });
+export function newOrder(reference) {
+  const items = [{ sku: 'LOAD-1', quantity: 2, unitPriceMinor: 1250 }];
+  return { reference, currency: 'EUR', items };
 }
 
-function list(key) {
-  const answer = http.get(`${api}/orders?limit=20`, about(key, 'list'));
-  check(answer, { 'list: 200 and bounded': (r) => r.status === 200 && r.json('data').length <= 20 });
+const isMade = ({ status }) => status === 201;
+
+function readHot(index, { orders }) {
+  const id = orders[index][Math.floor(Math.random() ** 3 * orders[index].length)];
+  read(index, 'read', id);
 }
 
-function summary(key) {
+function read(index, name, id) {
+  const answer = send(keys[index], name, 'GET', `/orders/${id}`, [200]);
+  check(answer, {
+    'read: the order with its ETag': (r) => r.status === 200 && !!r.headers.Etag && r.json('id') === id,
+  });
+  return answer;
+}
+
+function readAgain(index, { orders }) {
+  const id = pick(orders[index]);
+  const first = read(index, 'read', id);
+  const headers = { 'If-None-Match': first.headers.Etag || '' };
+  const second = send(keys[index], 'read again', 'GET', `/orders/${id}`, [200, 304], { headers });
+  check(second, { 'read again: 304': ({ status }) => status === 304 });
+}
+
+/** What was just made, which no cache can hold. */
+function readCold(index) {
+  const order = send(keys[index], 'create', 'POST', '/orders', [201], { body: newOrder(unique()) });
+  if (check(order, { 'create: 201': isMade })) read(index, 'read cold', order.json('id'));
+}
+
+/** Up to three pages, which follow each other without a gap or a repetition. */
+function list(index) {
+  let cursor = '';
+  let last = '~';
+  for (let page = 0; page < 3 && cursor !== null; page += 1) {
+    const path = `/orders?limit=10${cursor && `&cursor=${encodeURIComponent(cursor)}`}`;
+    const answer = send(keys[index], 'list', 'GET', path, [200]);
+    const { data = [], next = null } = answer.status === 200 ? answer.json() : {};
+    const ids = [last, ...data.map(({ id }) => id)];
+    check(answer, {
+      'list: pages of orders, newest first': ({ status }) =>
+        status === 200 && data.length <= 10 && ids.every((id, at) => at === 0 || id < ids[at - 1]),
+    });
+    last = ids[ids.length - 1];
+    cursor = next;
+  }
+}
+
+function summary(index) {
   const today = new Date().toISOString().slice(0, 10);
-  const answer = http.get(`${api}/orders/summary?from=${today}&to=${today}`, about(key, 'summary'));
+  const answer = send(keys[index], 'summary', 'GET', `/orders/summary?from=${today}&to=${today}`, [200]);
   check(answer, { 'summary: 200': ({ status }) => status === 200 });
 }
 
 /** One in four is sent again, as after a timeout: the same order, not a second one. */
-function create(key) {
+function create(index) {
   const reference = unique();
-  const params = about(key, 'create', { 'Idempotency-Key': reference });
-  const first = http.post(`${api}/orders`, body(reference), params);
-  check(first, { 'create: 201': ({ status }) => status === 201 });
-  if (Math.random() > 0.25) return;
-  const second = http.post(`${api}/orders`, body(reference), params);
+  const sent = { body: newOrder(reference), headers: { 'Idempotency-Key': reference } };
+  const first = send(keys[index], 'create', 'POST', '/orders', [201], sent);
+  if (!check(first, { 'create: 201': isMade }) || Math.random() > 0.25) return;
+  const second = send(keys[index], 'create', 'POST', '/orders', [201], sent);
   check(second, {
-    'repeated create: the same order': (r) => r.status === 201 && r.json('id') === first.json('id'),
+    'create again: the same order, replayed': (r) =>
+      r.status === 201 && r.json('id') === first.json('id') && r.headers['Idempotency-Replayed'] === 'true',
   });
 }
 
-/** Two changes of one version: the second has to lose. */
-function changeTwice(key) {
-  const order = http.post(`${api}/orders`, body(unique()), about(key, 'create'));
-  const url = `${api}/orders/${order.json('id')}`;
-  const params = about(key, 'change', { 'If-Match': order.headers.Etag });
-  const [first, second] = ['paid', 'cancelled'].map((status) =>
-    http.patch(url, JSON.stringify({ status }), params),
-  );
-  check(first, { 'change: 200': ({ status }) => status === 200 });
-  check(second, { 'conflicting change: 412': ({ status }) => status === 412 });
-}
-
-function sendNonsense(key) {
-  const answer = http.post(`${api}/orders`, '{"reference":1}', about(key, 'nonsense'));
-  check(answer, {
-    'nonsense: 400 as a problem': (r) => r.status === 400 && r.json('code') === 'validation_failed',
+/** Two changes of one version: the second has to lose; and a reference exists once. */
+function changeTwice(index) {
+  const key = keys[index];
+  const body = newOrder(unique());
+  const order = send(key, 'create', 'POST', '/orders', [201], { body });
+  if (!check(order, { 'create: 201': isMade })) return;
+  const headers = { 'If-Match': order.headers.Etag };
+  const change = (status, expected) =>
+    send(key, 'change', 'PATCH', `/orders/${order.json('id')}`, expected, { body: { status }, headers });
+  check(change('paid', [200]), { 'change: 200': ({ status }) => status === 200 });
+  check(change('cancelled', [412]), { 'change of an old version: 412': ({ status }) => status === 412 });
+  check(send(key, 'create', 'POST', '/orders', [409], { body }), {
+    'create of a known reference: 409': (r) => r.status === 409 && r.json('code') === 'conflict',
   });
 }
 
-function body(reference) {
-  const items = [{ sku: 'LOAD-1', quantity: 2, unitPriceMinor: 1250 }];
-  return JSON.stringify({ reference, currency: 'EUR', items });
-}
-
-function unique() {
-  return `load-${Date.now()}-${exec.scenario.iterationInTest}-${Math.random().toString(36).slice(2)}`;
-}
-
-/** Names keep the ids out of the series. */
-function about(key, name, headers = {}) {
-  return { headers: { ...headersOf(key), ...headers }, tags: { name } };
-}
-
-function headersOf(key) {
-  return { authorization: `Bearer ${key}`, 'content-type': 'application/json', accept: 'application/json' };
-}
-
-function pick(all) {
-  return all[Math.floor(Math.random() * all.length)];
+/** What clients get wrong: it is answered with a problem, and costs nobody else anything. */
+function sendBad(index, { orders, strangers }) {
+  const key = keys[index];
+  const isProblem = (status, code) => (r) => r.status === status && r.json('code') === code;
+  const bad = send(key, 'bad', 'POST', '/orders', [400], { body: { reference: 1 } });
+  check(bad, { 'bad order: 400': isProblem(400, 'validation_failed') });
+  const unknown = send(key, 'bad', 'GET', `/orders/${NOBODY}`, [404]);
+  check(unknown, { 'unknown order: 404': isProblem(404, 'not_found') });
+  if (strangers[index] < 0) return;
+  const foreign = send(keys[strangers[index]], 'bad', 'GET', `/orders/${orders[index][0]}`, [404]);
+  check(foreign, { 'order of another tenant: 404': isProblem(404, 'not_found') });
 }

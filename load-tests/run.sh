@@ -1,22 +1,52 @@
 #!/usr/bin/env bash
 # Goes with the example: src/features/orders
-# Runs one kind of load test: load-tests/run.sh [smoke|steady|stress|spike|soak|breakpoint]
-# Takes BASE_URL and API_KEYS_FILE (a key on each line, made with a high --limit) from the environment, and k6 from
-# PATH, or else from its image, in the compose stack that runs here (profile `load`). Ends as k6 does: 99 when a
-# threshold was missed.
+# Runs one kind of load test: load-tests/run.sh [smoke|steady|stress|spike|soak|breakpoint|limits]
+# Takes BASE_URL and API_KEYS_FILE (a key on each line) from the environment, and k6 from PATH, or else from its image,
+# by default against the compose stack that runs here. Ends as k6 does: 99 when a promise was missed. The results go
+# to RESULTS, by default load-tests/results. docs/load-testing.md has the rest.
 set -Eeuo pipefail
 
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
 export TEST_TYPE=${1:-smoke}
-: "${API_KEYS_FILE:?a file with a key on each line, made with: api-key create --limit 1000000}"
-API_KEYS_FILE=$(realpath "$API_KEYS_FILE")
-export API_KEYS_FILE LOAD_KEYS_FILE=$API_KEYS_FILE
+case $TEST_TYPE in
+  smoke | steady | stress | spike | soak | breakpoint | limits) ;;
+  *) fail "No such load test: $TEST_TYPE" 'Usage: load-tests/run.sh [smoke|steady|stress|spike|soak|breakpoint|limits]' ;;
+esac
+[ -n "${API_KEYS_FILE:-}" ] || fail \
+  'Set API_KEYS_FILE: a file with an API key on each line. Make one for each of a few tenants with' \
+  "npm run api-key -- create --tenant load-1 --scopes 'orders:read,orders:write,status:read' --limit 1000000"
+[ -r "$API_KEYS_FILE" ] || fail "API_KEYS_FILE: $API_KEYS_FILE cannot be read"
+grep -q '[^[:space:]]' "$API_KEYS_FILE" || fail "API_KEYS_FILE: $API_KEYS_FILE holds no key"
+keys=$(realpath "$API_KEYS_FILE")
+mkdir -p "${RESULTS:=$(dirname "$0")/results}" || fail "RESULTS: $RESULTS cannot be made"
+RESULTS=$(realpath "$RESULTS")
+export API_KEYS_FILE=$keys LOAD_KEYS_FILE=$keys RESULTS
 cd "$(dirname "$0")/.."
+
 if command -v k6 >/dev/null; then
-  : "${BASE_URL:?where the API answers, such as https://api.example.com}"
-  exec k6 run load-tests/api-load-test.js
+  [ -n "${BASE_URL:-}" ] || fail 'Set BASE_URL: where the API answers, such as https://api.example.com'
+  # Its own listener is on a fixed port, which another run may have.
+  run=(k6 run --address localhost:0 load-tests/api-load-test.js)
+  # Its progress is for a terminal.
+  [ -t 1 ] || run+=(--quiet)
+elif docker info >/dev/null 2>&1; then
+  run=(docker compose --profile load run --rm --user "$(id -u):$(id -g)")
+  if [ -n "${BASE_URL:-}" ]; then
+    # Somewhere else: nothing of the stack that runs here is asked.
+    run+=(--no-deps)
+    export STATUS_URL=${STATUS_URL:-}
+  fi
+  run+=(load)
+else
+  fail 'k6 is not on PATH, and no Docker answers that could run its image. Install k6:' \
+    'https://grafana.com/docs/k6/latest/set-up/install-k6/, or go install go.k6.io/k6@v1.8.1'
 fi
-if docker compose version >/dev/null 2>&1; then
-  exec docker compose --profile load run --rm --user "$(id -u):$(id -g)" load
-fi
-echo 'Neither k6 nor Docker is here: https://grafana.com/docs/k6/latest/set-up/install-k6/' >&2
-exit 1
+
+code=0
+"${run[@]}" || code=$?
+echo "Results of this and earlier runs: $RESULTS"
+exit "$code"

@@ -1,27 +1,59 @@
 // Goes with the example: src/features/orders
-import { testType } from './scenarios.js';
+import { pageOf } from './page.js';
+import { keys, NAMES, STATUSES } from './requests.js';
+import { resultOf } from './result.js';
+import { settings } from './settings.js';
+import { rateAt, slices, sliceSeconds, totalSeconds, type } from './types.js';
 
-/** The figures that were promised, for a person; all of them as JSON where RESULTS names a folder. */
+/** The figures for a person; where RESULTS names a folder, all of them as JSON and as a page with plots. */
 export function handleSummary(data) {
-  const { metrics } = data;
-  const value = (metric, name) => metrics[metric]?.values[name] ?? 0;
-  const lines = [
-    `${testType}: ${value('http_reqs', 'count')} requests, ${value('http_reqs', 'rate').toFixed(1)} a second, ${value('vus_max', 'max')} users at most`,
-    `  answered within   ${['med', 'p(95)', 'p(99)', 'max'].map((name) => `${name} ${value('http_req_duration', name).toFixed(1)} ms`).join(', ')}`,
-    `  failed            ${(100 * value('http_req_failed', 'rate')).toFixed(2)} %`,
-    `  checks            ${(100 * value('checks', 'rate')).toFixed(2)} %`,
-    `  not sent in time  ${value('dropped_iterations', 'count')}`,
-    ...missed(metrics).map((text) => `  MISSED            ${text}`),
-  ];
-  const files = { stdout: `${lines.join('\n')}\n` };
-  if (__ENV.RESULTS) files[`${__ENV.RESULTS}/${testType}.json`] = JSON.stringify(data, null, 2);
+  const isLimits = type === 'limits';
+  const result = resultOf(data, {
+    type,
+    url: settings.urls.join(', '),
+    // How long the limits make it wait, they decide.
+    totalSeconds: isLimits ? 0 : totalSeconds,
+    limit: settings.limit,
+    keys: isLimits ? keys.length : 0,
+    names: isLimits ? [] : NAMES,
+    statuses: isLimits ? [] : STATUSES,
+    slices: isLimits ? 0 : slices,
+    sliceSeconds,
+    rateAt,
+  });
+  const files = { stdout: `${describe(result).join('\n')}\n` };
+  if (settings.results && result.requests > 0) {
+    const name = `${type}-${result.endedAt.slice(0, 19).replace(/:/g, '')}`;
+    files[`${settings.results}/${name}.json`] = `${JSON.stringify(result, null, 2)}\n`;
+    files[`${settings.results}/${name}.html`] = pageOf(result);
+    files.stdout += `  written           ${name}.json, ${name}.html\n`;
+  }
   return files;
 }
 
-function missed(metrics) {
-  return Object.entries(metrics).flatMap(([name, { thresholds = {} }]) =>
-    Object.entries(thresholds)
-      .filter(([, { ok }]) => !ok)
-      .map(([threshold]) => `${name}: ${threshold}`),
-  );
+function describe(result) {
+  const { med, p95, p99, max } = result.duration;
+  const { brokeAt } = result;
+  return [
+    `${type}: ${result.requests} requests in ${result.seconds} s, ${result.requestsPerSecond} a second; ${result.users} users`,
+    `  answered within   median ${med} ms, P95 ${p95} ms, P99 ${p99} ms, at most ${max} ms`,
+    `  failed            ${result.failedPercent} %${result.failures.map(({ status, count }) => `, ${count} with ${status || 'no answer'}`).join('')}`,
+    `  checks            ${result.checksPercent} %`,
+    ...result.checks
+      .filter(({ fails }) => fails > 0)
+      .map(({ name, passes, fails }) => `    ${name}: ${fails} of ${passes + fails} failed`),
+    `  not sent in time  ${result.dropped}`,
+    ...(result.hitPercent === null ? [] : [`  cache hits        ${result.hitPercent} %`]),
+    ...result.byKey.map(
+      ({ key, limit, admitted, denied, mostInAMinute }) =>
+        `  key ${key}: ${admitted} admitted, ${denied} denied; at most ${mostInAMinute} in 60 s, limit ${limit}`,
+    ),
+    ...(brokeAt
+      ? [
+          `  BROKE             after ${brokeAt.second} s, at ${brokeAt.offeredPerSecond} iterations a second; ` +
+            `just before, ${brokeAt.answeredPerSecond} requests a second were answered`,
+        ]
+      : []),
+    ...result.missed.map((text) => `  MISSED            ${text}`),
+  ];
 }

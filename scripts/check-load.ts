@@ -1,0 +1,52 @@
+// Goes with the example: src/features/orders
+import { findTool } from '../test/support/tools.ts';
+import { provePages } from './load-page.ts';
+import { proveLimits, proveLoads, proveMisses } from './load-proofs.ts';
+import { openWorld, type LoadWorld } from './load-world.ts';
+import { Report } from './stack-report.ts';
+
+/**
+ * `npm run check:load`: runs every kind of load test, shortened, against three processes on loopback with a Postgres
+ * and a Redis of their own, behind nginx where there is one, and shows that a missed promise ends a run with 99. Needs
+ * k6 on PATH; where there is none it says so, and fails with REQUIRE_TOOLS=1 only. How fast a service is cannot be
+ * told from it: docs/load-testing.md.
+ */
+const UNLIMITED = 1_000_000;
+const HELP =
+  'no k6 on PATH. Get a package from https://grafana.com/docs/k6/latest/set-up/install-k6/, or: go install go.k6.io/k6@v1.8.1';
+
+async function prove(world: LoadWorld, report: Report): Promise<void> {
+  const env = {
+    API_KEYS_FILE: await world.makeKeys('load', 6, UNLIMITED),
+    STATUS_URL: world.statusUrls,
+  };
+  const limits = Promise.all([40, 300].map((limit) => proveLimits(world, limit, report)));
+  await proveLoads(world, env, report);
+  await proveMisses(world, env, report);
+  await limits;
+  await provePages(world.folder, report);
+}
+
+async function main(): Promise<number> {
+  if (!findTool('k6')) {
+    console.log(`SKIPPED: ${HELP}`);
+    return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
+  }
+  const report = new Report();
+  const world = await openWorld();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => void world.close().then(() => process.exit(130)));
+  }
+  try {
+    await prove(world, report);
+  } catch (error) {
+    report.failed += 1;
+    console.log(`-- FAILED: ${(error as Error).message}`);
+  } finally {
+    await world.close();
+  }
+  report.end();
+  return report.failed === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
