@@ -467,7 +467,7 @@ async function countDigests(t: Test, { services }: World, coverage: string): Pro
   const digests = calls('api-key-token', 'digestToken');
   t.comment(`${requests} requests, ${digests} digests`);
   t.ok(requests > digests);
-  t.equal(digests, calls('api-keys', 'findWithDigest'), 'only what is asked of Postgres is digested');
+  t.equal(digests, calls('key-lookup', 'look'), 'only what is asked of Postgres is digested');
 }
 
 /** How often a function of a module was called, from what Node wrote down at its end. */

@@ -145,12 +145,12 @@ t.test(
         'deployment.environment.name': 'test',
         'telemetry.sdk.language': 'nodejs',
       });
-      const find = clients.find(({ name }) => name === 'api_key_find_with_digest');
+      const find = clients.find(({ name }) => name === 'api_key_find_stored');
       t.equal(find?.parentSpanId, server.spanId);
       t.match(find?.attributes, {
         'db.system.name': 'postgresql',
         'db.operation.name': 'SELECT',
-        'db.query.summary': 'api_key_find_with_digest',
+        'db.query.summary': 'api_key_find_stored',
         'server.port': Number,
       });
     });

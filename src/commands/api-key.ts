@@ -4,7 +4,7 @@ import { loadConfig, type Config } from '../config.ts';
 import { AppError } from '../errors.ts';
 import { createMetrics } from '../metrics.ts';
 import { createApiKeyAdmin, type ApiKeyAdmin, type IssuedApiKey } from '../stores/api-key-admin.ts';
-import { apiKeySql, type ApiKey } from '../stores/api-keys.ts';
+import { apiKeySql, type StoredKey } from '../stores/api-keys.ts';
 import { createKeyAnnouncer, keyChannels } from '../stores/key-announcer.ts';
 import { openPostgres, type Db } from '../stores/postgres.ts';
 import { openRedis } from '../stores/redis.ts';
@@ -59,8 +59,8 @@ export async function runApiKey(args: string[], env: NodeJS.ProcessEnv): Promise
   }
 }
 
-async function known(db: Db, id: string): Promise<ApiKey> {
-  const key = await apiKeySql.findWithDigest(db, id);
+async function known(db: Db, id: string): Promise<StoredKey> {
+  const [key] = await apiKeySql.findStored(db, [id]);
   if (!key) throw new Error(`There is no key with the id ${id} (see: list)`);
   return key;
 }

@@ -19,16 +19,23 @@ export interface ApiKey {
 export const API_KEY_COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute", created_at as "createdAt",
   expires_at as "expiresAt", revoked_at as "revokedAt", last_used_at as "lastUsedAt", replaced_by as "replacedBy"`;
 
+/** What has to be known of a key to judge who presents it. */
+export type StoredKey = Pick<
+  ApiKey,
+  'id' | 'tenant' | 'scopes' | 'limitPerMinute' | 'expiresAt' | 'revokedAt'
+> & { digest: Buffer };
+
 /** How keys are read; shared by the auth path, the command and the keys' own API. */
 export const apiKeySql = {
   /** The one query of authentication; by public id, so the digest is compared here and not searched for. */
-  async findWithDigest(tx: Tx, id: string): Promise<(ApiKey & { digest: Buffer }) | undefined> {
-    const rows = await tx.query<ApiKey & { digest: Buffer }>({
-      name: 'api_key_find_with_digest',
-      text: `select ${API_KEY_COLUMNS}, digest from api_key where id = $1`,
-      values: [id],
+  findStored(tx: Tx, ids: string[]): Promise<StoredKey[]> {
+    return tx.query<StoredKey>({
+      name: 'api_key_find_stored',
+      text: `select id, tenant, scopes, limit_per_minute as "limitPerMinute", expires_at as "expiresAt",
+          revoked_at as "revokedAt", digest
+        from api_key where id = any($1)`,
+      values: [ids],
     });
-    return rows[0];
   },
 
   async find(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {

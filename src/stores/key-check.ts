@@ -1,8 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { digestToken, parseToken } from './api-key-token.ts';
-import { apiKeySql } from './api-keys.ts';
+import type { KeyLookup } from './key-lookup.ts';
 import type { Verdict } from './key-ring.ts';
-import type { Db } from './postgres.ts';
 
 export interface CheckedKey {
   verdict: Verdict;
@@ -14,14 +13,14 @@ export interface CheckedKey {
 
 /** What Postgres says of a presented key at this moment. Throws `unavailable` when it says nothing. */
 export async function checkKey(
-  db: Db,
+  look: KeyLookup,
   { keySecret, keyEnvironment }: { keySecret: string; keyEnvironment: string },
   token: string,
 ): Promise<CheckedKey> {
   const parsed = parseToken(token);
   if (parsed?.environment !== keyEnvironment) return { verdict: { refused: 'malformed' }, endsAt: 0 };
   const { id } = parsed;
-  const key = await apiKeySql.findWithDigest(db, id);
+  const key = await look(id);
   const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id, endsAt: 0 });
 
   if (!key || !timingSafeEqual(key.digest, digestToken(token, keySecret))) return refuse('unknown');

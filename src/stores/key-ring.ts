@@ -2,6 +2,7 @@ import { LRUCache } from 'lru-cache';
 import { AppError } from '../errors.ts';
 import type { AuthFailure } from '../metrics.ts';
 import { checkKey, type CheckedKey } from './key-check.ts';
+import { createKeyLookup } from './key-lookup.ts';
 import type { Db } from './postgres.ts';
 
 /** Who makes a request. */
@@ -57,6 +58,7 @@ export function createKeyRing(
     /** Until then it may go on without Postgres; 0 when a change may have been missed. */
     outageUntilMs: number;
   }
+  const look = createKeyLookup(db);
   const known = new LRUCache<string, Known>({
     max: KNOWN_KEYS,
     dispose: ({ principal: { keyId } }, token) => {
@@ -88,7 +90,7 @@ export function createKeyRing(
       const running = asking.get(token);
       if (running) return running;
       const askedAtMs = performance.now();
-      const answer: Promise<Verdict> = checkKey(db, options, token)
+      const answer: Promise<Verdict> = checkKey(look, options, token)
         .then(
           (checked) => {
             if (asking.get(token) === answer) remember(token, checked, askedAtMs);
