@@ -5,7 +5,8 @@ import { createMetrics } from '../src/metrics.ts';
 import { createCache } from '../src/stores/cache.ts';
 import { openRedis, type RedisHandle } from '../src/stores/redis.ts';
 import { findRedis } from './redis.ts';
-import { atOnce, ownMicros, sayCosts, takeTurns } from './rounds.ts';
+import type { Report } from './report.ts';
+import { atOnce, ownMicros, takeTurns } from './rounds.ts';
 
 const ROUNDS = 15;
 const SETTINGS = { prefix: 'bench', ttlSeconds: 600, maxRows: 1000 };
@@ -29,15 +30,15 @@ const order = (id: number) => ({
  * turns in slices of one run; what counts is CPU time and the ratio within a round. Uses REDIS_URL, or a
  * `redis-server` on PATH.
  */
-export async function benchCache(say: (line?: string) => void): Promise<void> {
+export async function benchCache(report: Report): Promise<void> {
   const server = await findRedis();
   const redis = openRedis({ url: server.url, commandTimeoutMs: 5000, role: 'cache' }, deps);
   while (!redis.ready()) await delay(10);
   // Each cache below listens for itself.
   redis.client.setMaxListeners(0);
   try {
-    await compare(redis, 'one order', 2000, order, say);
-    await compare(redis, 'page of 100', 200, (id) => Array.from({ length: 100 }, () => order(id)), say);
+    await compare(redis, 'one order', 2000, order, report);
+    await compare(redis, 'page of 100', 200, (id) => Array.from({ length: 100 }, () => order(id)), report);
   } finally {
     await redis.close();
     server.stop();
@@ -49,7 +50,7 @@ async function compare(
   name: string,
   count: number,
   valueOf: (id: number) => unknown,
-  say: (line?: string) => void,
+  report: Report,
 ): Promise<void> {
   const key = (id: number) => ({ tenant: 'acme', name, id: String(id) });
   const ids = Array.from({ length: count }, (_, id) => id);
@@ -96,7 +97,7 @@ async function compare(
   ];
   const micros = await takeTurns(sides, ROUNDS);
   const bytes = JSON.stringify(valueOf(0)).length;
-  say(`\nCache, ${name} of ${bytes} bytes: CPU of this process for a read, µs: median (min–max)`);
-  sayCosts(say, sides, micros, 0);
+  const measured = sides.map((side, index) => ({ name: side.name, micros: micros[index] ?? [] }));
+  report.compare(`Cache, ${name} of ${bytes} bytes`, measured, 2);
   if (written === 0) throw new Error('nothing was read');
 }

@@ -7,12 +7,14 @@ import { migrateUp } from '../src/commands/migrate.ts';
 import { createMetrics } from '../src/metrics.ts';
 import { createApiKeyAdmin } from '../src/stores/api-key-admin.ts';
 import { digestToken } from '../src/stores/api-key-token.ts';
+import { apiKeySql } from '../src/stores/api-keys.ts';
 import { checkKey } from '../src/stores/key-check.ts';
 import { createKeyRing } from '../src/stores/key-ring.ts';
 import { openPostgres } from '../src/stores/postgres.ts';
 import { openRedis } from '../src/stores/redis.ts';
 import { findRedis } from './redis.ts';
-import { atOnce, ownMicros, sayCosts, takeTurns } from './rounds.ts';
+import type { Report } from './report.ts';
+import { atOnce, ownMicros, takeTurns } from './rounds.ts';
 
 const ROUNDS = 15;
 const KEYS = 100;
@@ -27,11 +29,11 @@ const DATA = new URL('../.hardpoint/bench-keys-pg', import.meta.url).pathname;
  * parse from Redis, and by ours from memory. All take turns in slices of one run; what counts is CPU time
  * and the ratio within a round. Uses REDIS_URL, or a `redis-server` on PATH.
  */
-export async function benchKeys(say: (line?: string) => void): Promise<void> {
+export async function benchKeys(report: Report): Promise<void> {
   const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('bench') };
   const server = await findRedis();
   await rm(DATA, { recursive: true, force: true });
-  const postgres = await openEmbeddedPostgres({ dataDir: DATA, say });
+  const postgres = await openEmbeddedPostgres({ dataDir: DATA, say: (line) => report.say(line) });
   await migrateUp({ databaseUrl: postgres.url, say: () => undefined });
   const db = openPostgres(
     {
@@ -75,6 +77,7 @@ export async function benchKeys(say: (line?: string) => void): Promise<void> {
       if (good !== count) throw new Error(`${good} of ${count} keys were good`);
       return micros;
     };
+    const look = async (id: string) => (await apiKeySql.findStored(db, [id]))[0];
     const tokenAt = (index: number) => tokens[index % KEYS] ?? '';
     const sides = [
       {
@@ -82,7 +85,7 @@ export async function benchKeys(say: (line?: string) => void): Promise<void> {
         run: () =>
           measure(SLICE.asked, () =>
             atOnce(SLICE.asked, async (index) => {
-              if ('principal' in (await checkKey(db, SETTINGS, tokenAt(index))).verdict) good++;
+              if ('principal' in (await checkKey(look, SETTINGS, tokenAt(index))).verdict) good++;
             }),
           ),
       },
@@ -109,8 +112,8 @@ export async function benchKeys(say: (line?: string) => void): Promise<void> {
       },
     ];
     const micros = await takeTurns(sides, ROUNDS);
-    say('\nKey look-up: CPU of this process, µs: median (min–max), and how many times ours it is');
-    sayCosts(say, sides, micros, 2);
+    const measured = sides.map(({ name }, index) => ({ name, micros: micros[index] ?? [] }));
+    report.compare('Key look-up', measured, 2);
   } finally {
     await redis.close();
     await db.close();

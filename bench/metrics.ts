@@ -1,6 +1,7 @@
 // Goes with the example: src/features/orders
 import { createMetrics } from '../src/metrics.ts';
-import { ownMicros, spread } from './rounds.ts';
+import type { Report } from './report.ts';
+import { ownMicros } from './rounds.ts';
 
 const ROUNDS = 15;
 const REQUESTS = 200_000;
@@ -9,7 +10,7 @@ const REQUESTS = 200_000;
  * What all metrics of a cached authorised read cost together: the count and the latency that the end of the
  * answer records, and the count of the cache.
  */
-export async function benchMetrics(say: (line?: string) => void): Promise<void> {
+export async function benchMetrics(report: Report): Promise<void> {
   const { requests, requestLatency, cacheRequests } = createMetrics('bench');
   const labels = { method: 'GET', route: '/v1/orders/:id' };
   const costs: number[] = [];
@@ -23,5 +24,6 @@ export async function benchMetrics(say: (line?: string) => void): Promise<void> 
     });
     if (round >= 0) costs.push(cost);
   }
-  say(`\nAll metrics of a request, CPU in µs: ${spread(costs, 2)}   (bound: 3)`);
+  report.say();
+  report.figure('all metrics of a request, µs of CPU', costs, 2, 3);
 }

@@ -1,4 +1,5 @@
 // Goes with the example: src/features/orders
+import { Redis } from 'ioredis';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { findFreePort } from '../src/commands/free-port.ts';
@@ -15,4 +16,14 @@ export async function findRedis(): Promise<{ url: string; stop(): void }> {
     throw new Error('This bench needs a Redis: set REDIS_URL or install redis-server', { cause });
   });
   return { url: `redis://127.0.0.1:${port}`, stop: () => void child.kill() };
+}
+
+/** A client that can be used at once: a server that was just started needs a moment. */
+export async function connectRedis(url: string): Promise<Redis> {
+  const client = new Redis(url);
+  client.on('error', () => undefined);
+  await new Promise<void>((resolve) => {
+    client.once('ready', resolve);
+  });
+  return client;
 }

@@ -24,33 +24,17 @@ export async function takeTurns(sides: Side[], rounds: number): Promise<number[]
   return micros;
 }
 
+/** What a unit of `other` costs in units of `one`, round by round. */
+export function ratios(one: number[] = [], other: number[] = []): number[] {
+  return other.map((cost, round) => cost / (one[round] ?? NaN));
+}
+
 /** CPU time of this process for each of `count` units of `work`, in µs. */
 export async function ownMicros(count: number, work: () => unknown): Promise<number> {
   const before = process.cpuUsage();
   await work();
   const { user, system } = process.cpuUsage(before);
   return (user + system) / count;
-}
-
-/** A line a side: its cost, and how many times the cost of `base` that is, round by round. */
-export function sayCosts(
-  say: (line?: string) => void,
-  sides: { name: string }[],
-  micros: number[][],
-  base: number,
-): void {
-  for (const [index, { name }] of sides.entries()) {
-    const costs = micros[index] ?? [];
-    const ratios = costs.map((cost, round) => cost / (micros[base]?.[round] ?? NaN));
-    say(`  ${name.padEnd(34)} ${spread(costs, 2).padEnd(26)} ratio ${spread(ratios, 2)}`);
-  }
-}
-
-/** `median (min–max)`. */
-export function spread(samples: number[], digits: number): string {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (share: number) => (sorted[Math.floor((sorted.length - 1) * share)] ?? NaN).toFixed(digits);
-  return `${at(0.5)} (${at(0)}–${at(1)})`;
 }
 
 const IN_FLIGHT = 32;

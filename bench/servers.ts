@@ -5,6 +5,7 @@ import { once } from 'node:events';
 export interface Usage {
   cpuMicros: number;
   rssBytes: number;
+  heapBytes: number;
 }
 
 /** A measured process; the numbers are its own, load generator and databases not included. */
@@ -12,10 +13,13 @@ export interface Server {
   url: string;
   metricsUrl: string | undefined;
   usage(): Promise<Usage>;
+  /** Takes a CPU profile of it until `work` has ended, and writes it to `file`. */
+  profile(file: string, work: () => Promise<unknown>): Promise<void>;
   stop(): Promise<void>;
 }
 
 const PROBE = new URL('probe.js', import.meta.url).href;
+const SAMPLE_MICROS = 250;
 
 /** Starts a program that reports `{ type: 'listening', url }` to its parent. */
 export async function startServer(
@@ -27,8 +31,10 @@ export async function startServer(
     env: { ...process.env, ...env },
     // tsx would count as memory of a compiled program.
     execArgv: [...(file.endsWith('.ts') ? ['--import', 'tsx'] : []), '--import', PROBE, ...execArgv],
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    // The log goes where it goes in a container: into a pipe that somebody reads.
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });
+  child.stdout?.resume();
   const { url, metricsUrl } = await messageOf<{ url: string; metricsUrl?: string }>(child, 'listening');
   return {
     url,
@@ -36,6 +42,13 @@ export async function startServer(
     async usage() {
       child.send('usage');
       return messageOf<Usage>(child, 'usage');
+    },
+    async profile(to, work) {
+      child.send({ profile: 'start', intervalMicros: SAMPLE_MICROS });
+      await messageOf(child, 'profiling');
+      await work();
+      child.send({ profile: 'stop', file: to });
+      await messageOf(child, 'profiled');
     },
     async stop() {
       child.kill('SIGTERM');

@@ -92,7 +92,7 @@ export function findTraces(text: string, path: string, names: Names): number[] {
 
 /** Two letters occur in base64 by chance. */
 function holdsHashes(path: string): boolean {
-  return path === 'package-lock.json';
+  return path.endsWith('package-lock.json');
 }
 
 function renamePrefix(text: string, prefix: string): string {

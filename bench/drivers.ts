@@ -1,0 +1,67 @@
+// Goes with the example: src/features/orders
+import { Pool } from 'pg';
+import { pino } from 'pino';
+import { orderSql } from '../src/features/orders/repository.ts';
+import { createMetrics } from '../src/metrics.ts';
+import type { Report } from './report.ts';
+import { atOnce, ownMicros, ratios, takeTurns } from './rounds.ts';
+import { statementOf } from './sides.ts';
+import { POOL, type World } from './world.ts';
+
+/** As it is built: tsx adds a call for every closure. */
+const BUILT = new URL('../dist/stores/postgres.js', import.meta.url).href;
+const QUERIES = 2000;
+
+/** A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. */
+export async function compareDrivers(
+  report: Report,
+  { env, tenants }: World,
+  rounds: number,
+): Promise<number[]> {
+  const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('bench') };
+  const url = env.DATABASE_URL;
+  const { openPostgres } = (await import(BUILT)) as typeof import('../src/stores/postgres.ts');
+  const alone = new Pool({ connectionString: url, max: POOL });
+  const ours = openPostgres(
+    {
+      url,
+      poolMax: POOL,
+      poolWaitMs: 5_000,
+      queryTimeoutMs: 10_000,
+      pgbouncer: false,
+      applicationName: 'hardpoint-bench',
+    },
+    { ...deps, target: 'primary' },
+  );
+  const statements = await Promise.all(
+    tenants.map(({ tenant, path }) =>
+      statementOf((tx) => orderSql.find(tx, tenant, path.split('/').at(-1) ?? '')),
+    ),
+  );
+  const statementAt = (index: number) => statements[index % statements.length] ?? { name: '', text: '' };
+  let rows = 0;
+  const sideOf = (name: string, count: (index: number) => Promise<number>) => ({
+    name,
+    run: () =>
+      ownMicros(QUERIES, () =>
+        atOnce(QUERIES, async (index) => {
+          const found = await count(index);
+          rows += found;
+        }),
+      ),
+  });
+  const sides = [
+    sideOf('pg alone', async (index) => (await alone.query(statementAt(index))).rows.length),
+    sideOf('service', async (index) => (await ours.query(statementAt(index))).length),
+  ];
+  try {
+    const micros = await takeTurns(sides, rounds);
+    if (rows !== 2 * (rounds + 1) * QUERIES) throw new Error(`${rows} rows were read`);
+    const measured = sides.map(({ name }, index) => ({ name, micros: micros[index] ?? [] }));
+    report.compare('Database read by key, without HTTP', measured);
+    return ratios(micros[1], micros[0]);
+  } finally {
+    await alone.end();
+    await ours.close();
+  }
+}
