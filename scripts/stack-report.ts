@@ -1,4 +1,3 @@
-// Goes with the example: src/features/orders
 import { setTimeout as delay } from 'node:timers/promises';
 
 const seconds = (fromMs: number) => ((performance.now() - fromMs) / 1000).toFixed(1);

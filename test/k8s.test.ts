@@ -1,85 +1,46 @@
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { parse, parseAllDocuments } from 'yaml';
+import { parseAllDocuments } from 'yaml';
 import { configChecksum } from '../scripts/k8s-checksum.ts';
+import { withRules } from '../scripts/k8s-rules.ts';
+import { withVersion } from '../scripts/k8s-version.ts';
 import { VARIABLES } from '../src/config-variables.ts';
-import { loadConfig } from '../src/config.ts';
-import { shutdownBudgetMs } from '../src/lifecycle.ts';
-import { startTestApp } from './support/app.ts';
+import { readRules } from './support/alert-rules.ts';
+import {
+  api,
+  config,
+  containersOf,
+  deployment,
+  find,
+  manifests,
+  objects,
+  optional,
+  podsOf,
+  values,
+} from './support/manifests.ts';
 import { repositoryDir } from './support/servers.ts';
 
-interface Container {
-  name: string;
-  image: string;
-  args?: string[];
-  env?: { name: string; value?: string }[];
-  ports?: { name: string; containerPort: number }[];
-  securityContext: object;
-  resources: { requests: Record<string, string>; limits: Record<string, string> };
-  volumeMounts: { name: string; mountPath: string; readOnly?: boolean }[];
-  lifecycle?: { preStop: { sleep: { seconds: number } } };
-  startupProbe?: Probe;
-  livenessProbe?: Probe;
-  readinessProbe?: Probe;
-}
-interface Probe {
-  httpGet: { path: string; port: string };
-}
-interface PodSpec {
-  serviceAccountName: string;
-  automountServiceAccountToken: boolean;
-  terminationGracePeriodSeconds?: number;
-  securityContext: object;
-  initContainers?: Container[];
-  containers: Container[];
-  volumes: { name: string; secret?: { secretName: string }; emptyDir?: { sizeLimit?: string } }[];
-}
-interface Manifest {
-  kind: string;
-  apiVersion: string;
-  metadata: { name: string; namespace?: string; labels: Record<string, string> };
-  data?: Record<string, string>;
-  spec: Record<string, any>;
-}
-
-const folder = join(repositoryDir, 'k8s');
-const files = readdirSync(folder).filter((name) => name.endsWith('.yaml'));
-const manifests = files.map((file) => ({ file, text: readFileSync(join(folder, file), 'utf8') }));
-const objects = manifests.map(({ text }) => parse(text) as Manifest);
 const { version } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8'));
-
-function find(kind: string, name?: string): Manifest {
-  const found = objects.find((each) => each.kind === kind && (!name || each.metadata.name.includes(name)));
-  if (!found) throw new Error(`no ${kind} ${name ?? ''}`);
-  return found;
-}
-
-const podsOf = ({ kind, spec }: Manifest): PodSpec[] => {
-  if (kind === 'CronJob') return [spec.jobTemplate.spec.template.spec];
-  return kind === 'Deployment' || kind === 'Job' ? [spec.template.spec] : [];
-};
 const pods = objects.flatMap(podsOf);
-const containers = pods.flatMap((pod) => [...(pod.initContainers ?? []), ...pod.containers]);
-const deployment = find('Deployment');
-const [pod] = podsOf(deployment) as [PodSpec];
-const [api] = pod.containers as [Container];
-const { data: values = {} } = find('ConfigMap');
-const config = loadConfig({
-  ...values,
-  DATABASE_URL: 'postgres://app:only-for-tests@db.internal/app?sslmode=verify-full',
-  API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
-  SECRET_KEY: 'only-for-tests-8b1f0c6d2e9a4753-51f7',
-}).config;
+const containers = pods.flatMap(containersOf);
+const portsOf = (rules: { ports: { port: number | string }[] }[] = []) =>
+  rules.flatMap(({ ports }) => ports.map(({ port }) => port));
 
 t.test('one apply of the folder brings everything, in order, and needs nothing but Kubernetes', async (t) => {
-  t.same(files.toSorted(), files, 'numbered');
-  for (const { file, text } of manifests) t.equal(parseAllDocuments(text).length, 1, `${file} is one object`);
+  for (const { file, text } of manifests) {
+    t.equal(parseAllDocuments(text).length, 1, `${file} is one object`);
+    t.match(file, /^\d\d-[a-z-]+\.yaml$/);
+  }
   t.equal(objects[0]?.kind, 'Namespace');
   const order = objects.map(({ kind }) => kind);
-  t.ok(
-    order.indexOf('ConfigMap') < order.indexOf('Job') && order.indexOf('Job') < order.indexOf('Deployment'),
-  );
+  for (const [first, then] of [
+    ['NetworkPolicy', 'Job'],
+    ['ServiceAccount', 'Job'],
+    ['ConfigMap', 'Job'],
+    ['Job', 'Deployment'],
+  ] as const)
+    t.ok(order.lastIndexOf(first) < order.indexOf(then), `${first} comes before ${then}`);
   t.notOk(order.some((kind) => ['Secret', 'Kustomization', 'CustomResourceDefinition'].includes(kind)));
   for (const { kind, apiVersion, metadata } of objects) {
     t.match(apiVersion, /^(v1|(apps|batch|policy|autoscaling|networking\.k8s\.io)\/v[12])$/, kind);
@@ -87,50 +48,48 @@ t.test('one apply of the folder brings everything, in order, and needs nothing b
   }
 });
 
-t.test('every pod is restricted, and says what it needs', async (t) => {
-  const levels = Object.entries(find('Namespace').metadata.labels).filter(([key]) =>
-    key.includes('pod-security'),
+t.test('names are given once, and whoever names another object means one that is there', async (t) => {
+  const names = objects.map(({ kind, metadata: { name } }) => `${kind} ${name}`);
+  t.equal(new Set(names).size, names.length);
+  for (const { serviceAccountName } of pods)
+    t.equal(serviceAccountName, find('ServiceAccount').metadata.name);
+  const { http } = find('Ingress').spec.rules[0];
+  for (const { backend } of http.paths) t.equal(backend.service.name, find('Service', 'api').metadata.name);
+  const claims = pods.flatMap(
+    ({ volumes }) => volumes as { persistentVolumeClaim?: { claimName: string } }[],
   );
-  t.same(new Set(levels.map(([, level]) => level)), new Set(['restricted']));
-  t.equal(levels.length, 3);
-  t.equal(
-    (find('ServiceAccount') as { automountServiceAccountToken?: boolean }).automountServiceAccountToken,
-    false,
+  const claimed = new Set(
+    claims.flatMap(({ persistentVolumeClaim }) => persistentVolumeClaim?.claimName ?? []),
   );
-  for (const each of pods) {
-    t.equal(each.automountServiceAccountToken, false);
-    t.match(each.securityContext, {
-      runAsNonRoot: true,
-      runAsUser: Number,
-      seccompProfile: { type: 'RuntimeDefault' },
-    });
-    for (const { emptyDir } of each.volumes) if (emptyDir) t.ok(emptyDir.sizeLimit, 'bounded');
-  }
-  for (const { name, securityContext, resources, volumeMounts, env = [] } of containers) {
-    t.same(securityContext, {
-      allowPrivilegeEscalation: false,
-      readOnlyRootFilesystem: true,
-      capabilities: { drop: ['ALL'] },
-    });
-    for (const amounts of [resources.requests, resources.limits])
-      t.same(Object.keys(amounts).toSorted(), ['cpu', 'ephemeral-storage', 'memory'], name);
-    t.ok(
-      volumeMounts.find((mount) => mount.mountPath.startsWith('/run/secrets'))?.readOnly,
-      'secrets are files',
-    );
-    t.notOk(
-      env.some(
-        (each) => /SECRET|PASSWORD|DATABASE_URL|REDIS/.test(each.name) && !each.name.endsWith('_FILE'),
-      ),
-    );
-  }
+  t.same([...claimed], [find('PersistentVolumeClaim').metadata.name]);
+  // Every selector selects: the pods of the Deployment, and for policies those of Jobs as well.
+  const { labels } = deployment.spec.template.metadata;
+  for (const selector of [
+    deployment.spec.selector.matchLabels,
+    find('Service', 'api').spec.selector,
+    find('Service', 'metrics').spec.selector,
+    find('PodDisruptionBudget').spec.selector.matchLabels,
+    find('NetworkPolicy', 'api').spec.podSelector.matchLabels,
+  ])
+    t.match(labels, selector);
 });
 
 t.test('images, Job and labels are those of this release', async (t) => {
   for (const { image } of containers) t.ok(image.endsWith(`:${version}`), image);
   t.equal(find('Job').metadata.name.endsWith(`migrate-${version.replaceAll('.', '-')}`), true);
-  for (const kind of ['Job', 'Deployment', 'CronJob'])
-    t.equal(find(kind).metadata.labels['app.kubernetes.io/version'], version);
+  const versioned = objects.filter((object) => podsOf(object).length > 0);
+  for (const { metadata } of versioned) t.equal(metadata.labels['app.kubernetes.io/version'], version);
+  const [init] = podsOf(deployment)[0]?.initContainers ?? [];
+  t.equal(init?.image, api.image, 'what waits for the schema is the release that needs it');
+  t.equal(podsOf(find('Job'))[0]?.containers[0]?.image, api.image, 'and the Job is the one that makes it');
+
+  const other = manifests.map(({ text }) => withVersion(text, '1.23.4-rc.5')).join('\n');
+  t.notOk(
+    other.includes(version) || other.includes(version.replaceAll('.', '-')),
+    'a release changes them all',
+  );
+  t.match(other, 'name: hardpoint-migrate-1-23-4-rc-5');
+  t.match(withVersion('image: registry:5000/a/b:0.1.0', '0.2.0'), 'registry:5000/a/b:0.2.0');
 });
 
 t.test('the configuration is one that the service knows, and its change rolls the pods', async (t) => {
@@ -147,78 +106,65 @@ t.test('the configuration is one that the service knows, and its change rolls th
     names.filter((name) => !ofBackup.has(name) && !known.includes(name.replace(/_FILE$/, ''))),
     [],
   );
+  const scripts = readFileSync(join(repositoryDir, 'scripts/backup.sh'), 'utf8');
+  for (const name of ofBackup) t.match(scripts, name, 'and the backup knows its own');
   const text = manifests.find(({ file }) => file.includes('configmap'))?.text ?? '';
-  t.equal(
-    deployment.spec.template.metadata.annotations['checksum/config'],
-    configChecksum(text),
-    'run: npm run k8s:checksum',
+  const { annotations } = deployment.spec.template.metadata;
+  t.equal(annotations['checksum/config'], configChecksum(text), 'run: npm run k8s:checksum');
+  t.not(configChecksum(text.replace('info', 'warn')), configChecksum(text));
+  t.equal(configChecksum(`${text}# a comment\n`), configChecksum(text));
+});
+
+t.test('no file holds a secret, and every secret that a pod reads can be made', async (t) => {
+  const example = optional['secret.example.yaml'] ?? [];
+  for (const { data = {}, stringData } of example) {
+    t.notOk(stringData);
+    for (const value of Object.values(data)) t.match(value, /^<.+>$/, 'which is no base64, so it is refused');
+  }
+  const text = readFileSync(join(repositoryDir, 'k8s/optional/secret.example.yaml'), 'utf8').replaceAll(
+    /\\\n#/g,
+    '',
   );
-  const example = parseAllDocuments(readFileSync(join(folder, 'optional/secret.example.yaml'), 'utf8')).map(
-    (document) => document.toJS() as { metadata: { name: string }; stringData: Record<string, string> },
+  const made = [...text.matchAll(/create secret generic (\S+)(.*)/g)].map(([, name, files = '']) => ({
+    name,
+    keys: [...files.matchAll(/--from-file=([^=\s]+)/g)].map(([, key]) => key),
+  }));
+  t.same(
+    made.map(({ name }) => name),
+    example.map(({ metadata }) => metadata.name),
   );
-  for (const { volumes, containers: own } of pods) {
+  for (const { volumes, ...pod } of pods) {
     const { secretName } = volumes.find(({ secret }) => secret)?.secret ?? {};
-    const keys = Object.keys(example.find(({ metadata }) => metadata.name === secretName)?.stringData ?? {});
-    const used = own
-      .flatMap(({ env = [] }) => env.map(({ value = '' }) => value))
-      .filter((path) => path.startsWith('/run/secrets/'));
-    const optional = ['passphrase'];
+    const { keys = [] } = made.find(({ name }) => name === secretName) ?? {};
+    const env = containersOf({ volumes, ...pod }).flatMap((each) => each.env ?? []);
+    const files = env.flatMap(({ value = '' }) =>
+      value.startsWith('/run/secrets/') ? value.split('/').at(-1) : [],
+    );
+    const direct = env.flatMap(({ valueFrom }) => valueFrom?.secretKeyRef?.key ?? []);
+    t.ok(files.length > 0);
     t.same(
-      used
-        .map((path) => path.split('/').at(-1) ?? '')
-        .filter((key) => !keys.includes(key) && !optional.includes(key)),
+      [...files, ...direct].filter((key) => !keys.includes(key)),
       [],
       secretName ?? '',
     );
   }
 });
 
-t.test('a rollout loses no request: probes, ports and times fit the service', async (t) => {
-  t.match(deployment.spec.strategy, {
-    type: 'RollingUpdate',
-    rollingUpdate: { maxUnavailable: 0, maxSurge: 1 },
-  });
-  t.ok(deployment.spec.minReadySeconds > 0);
-  const ports = Object.fromEntries((api.ports ?? []).map(({ name, containerPort }) => [name, containerPort]));
-  t.same(ports, { http: config.http.port, metrics: config.http.metricsPort });
-  const preStopMs = (api.lifecycle?.preStop.sleep.seconds ?? 0) * 1000;
-  t.ok(preStopMs > 0);
-  t.ok((pod.terminationGracePeriodSeconds ?? 0) * 1000 >= preStopMs + shutdownBudgetMs(config.lifecycle));
-
-  const { app } = await startTestApp(t);
-  const probes = [api.startupProbe, api.livenessProbe, api.readinessProbe].map((probe) => probe?.httpGet);
-  t.same(
-    probes.map((probe) => probe?.path),
-    ['/health/live', '/health/live', '/health/ready'],
-  );
-  const rules: { path: string; pathType: string }[] = find('Ingress').spec.rules[0].http.paths;
-  const exact = [
-    ...probes.map((probe) => probe?.path ?? ''),
-    ...rules.filter(({ pathType }) => pathType === 'Exact').map(({ path }) => path),
-  ];
-  for (const url of exact) t.ok(app.hasRoute({ method: 'GET', url }), url);
-  const reachable = ['/metrics', '/internal/status'].filter((path) =>
-    rules.some((rule) => path.startsWith(rule.path)),
-  );
-  t.same(reachable, [], 'internal paths are not routed');
-
-  const heapMb = Number(/--max-old-space-size=(\d+)/.exec(JSON.stringify(api.env))?.[1]);
-  t.ok(heapMb <= 0.75 * Number.parseInt(api.resources.limits.memory ?? '', 10), 'the heap fits the limit');
-});
-
 t.test(
   'the autoscaler owns the number of pods, and Postgres has a connection for each of them',
   async (t) => {
     t.notOk('replicas' in deployment.spec);
-    const { minReplicas, maxReplicas, scaleTargetRef } = find('HorizontalPodAutoscaler').spec;
+    const { minReplicas, maxReplicas, scaleTargetRef, metrics } = find('HorizontalPodAutoscaler').spec;
     t.same([minReplicas, maxReplicas, scaleTargetRef.name], [3, 10, deployment.metadata.name]);
+    t.same(metrics[0].resource, { name: 'cpu', target: { type: 'Utilization', averageUtilization: 70 } });
     t.equal(config.rateLimit.expectedReplicas, maxReplicas);
     const budget = find('PodDisruptionBudget').spec;
     t.ok(budget.maxUnavailable >= 1 && budget.maxUnavailable < minReplicas, 'never blocks all evictions');
 
     const settings = readFileSync(join(repositoryDir, 'docker/postgres/postgresql.conf'), 'utf8');
     const maxConnections = Number(/^max_connections = (\d+)/m.exec(settings)?.[1]);
-    const surge = 1;
+    const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
+    // The Job, a backup and its restore test.
     const others = 3;
     const wanted = (maxReplicas + surge) * config.postgres.poolMax + others;
     t.ok(wanted <= 0.8 * maxConnections, `${wanted} of ${maxConnections}`);
@@ -228,12 +174,56 @@ t.test(
 t.test('nothing is reached that is not named: default deny, then exactly what is needed', async (t) => {
   const policies = objects.filter(({ kind }) => kind === 'NetworkPolicy').map(({ spec }) => spec);
   t.same(policies[0], { podSelector: {}, policyTypes: ['Ingress', 'Egress'] });
-  const portsOf = (rules: { ports: { port: number | string }[] }[] = []) =>
-    rules.flatMap(({ ports }) => ports.map(({ port }) => port));
   const [, ofApi, ofJobs] = policies;
   t.same(portsOf(ofApi?.ingress), ['http', 'metrics']);
   t.same(portsOf(ofApi?.egress), [53, 53, 5432, 6379]);
   t.same([ofJobs?.ingress, portsOf(ofJobs?.egress)], [undefined, [53, 53, 5432]]);
   for (const { ingress = [], egress = [] } of policies)
     for (const rule of [...ingress, ...egress]) t.ok(rule.from ?? rule.to, 'from and to somebody');
+  const components: string[] = ofJobs?.podSelector.matchExpressions[0].values;
+  const jobs = objects.filter(({ kind }) => kind === 'Job' || kind === 'CronJob');
+  for (const { metadata } of jobs)
+    t.ok(components.includes(metadata.labels['app.kubernetes.io/component'] ?? ''));
+});
+
+t.test('what is optional fits the rest', async (t) => {
+  const all = Object.values(optional).flat();
+  const namespace = find('Namespace').metadata.name;
+  for (const { kind, metadata } of all) t.equal(metadata.namespace, namespace, `${kind} ${metadata.name}`);
+  const route = find('HTTPRoute', '', all).spec;
+  const ingress = find('Ingress').spec;
+  t.same(route.hostnames, [ingress.rules[0].host]);
+  const exact = { Exact: 'Exact', Prefix: 'PathPrefix' } as Record<string, string>;
+  t.same(
+    route.rules[0].matches.map(({ path }: { path: object }) => path),
+    ingress.rules[0].http.paths.map(({ path, pathType }: Record<string, string>) => ({
+      type: exact[pathType ?? ''],
+      value: path,
+    })),
+  );
+  const [port] = find('Service', 'api').spec.ports;
+  t.same(route.rules[0].backendRefs, [{ name: find('Service', 'api').metadata.name, port: port.port }]);
+  t.ok(Number.parseInt(route.rules[0].timeouts.request, 10) * 1000 > config.http.requestTimeoutMs);
+
+  const monitor = find('ServiceMonitor', '', all).spec;
+  t.match(find('Service', 'metrics').metadata.labels, monitor.selector.matchLabels);
+  t.equal(monitor.endpoints[0].port, find('Service', 'metrics').spec.ports[0].name);
+  // An alert that asks for a job by its name would fire for ever under another.
+  const jobs = readRules().alerts.flatMap(({ expr }) =>
+    [...expr.matchAll(/\bjob="(\w+)"/g)].map(([, job]) => job),
+  );
+  t.same([...new Set(jobs)], [monitor.endpoints[0].relabelings[0].replacement]);
+
+  const text = readFileSync(join(repositoryDir, 'k8s/optional/prometheusrule.yaml'), 'utf8');
+  t.equal(text, withRules(text), 'run: npm run k8s:rules');
+  const told = all
+    .filter(({ kind }) => kind === 'PrometheusRule')
+    .flatMap(({ spec }) => spec.groups as { rules: object[] }[])
+    .flatMap(({ rules }) => rules.map((rule) => JSON.stringify(rule)));
+  const { alerts, recordings } = readRules();
+  t.same(
+    [...alerts, ...recordings].filter((rule) => !told.includes(JSON.stringify(rule))),
+    [],
+    'and says the same, read as YAML',
+  );
 });

@@ -1,0 +1,64 @@
+import { proveAdmission } from './k8s-admission.ts';
+import { proveApply, proveServerSideApply } from './k8s-apply.ts';
+import { openCluster } from './k8s-cluster.ts';
+import { proveCronJobs } from './k8s-jobs.ts';
+import { proveOptional } from './k8s-optional.ts';
+import { findPrograms, KUBERNETES, type Programs } from './k8s-programs.ts';
+import { proveRollouts } from './k8s-rollouts.ts';
+import { proveScaling } from './k8s-scaling.ts';
+import { proveStart } from './k8s-start.ts';
+import { openClusterWorld } from './k8s-world.ts';
+import { Report } from './stack-report.ts';
+
+type Closers = (() => Promise<void>)[];
+
+/**
+ * `npm run check:k8s`: starts the control plane of a Kubernetes cluster on loopback and plays its nodes, proves what
+ * k8s/ promises, and ends all of it. Needs Go, to build the programs that are not on PATH; where it is missing this
+ * says so, and fails with REQUIRE_TOOLS=1 only.
+ */
+async function prove(programs: Programs, report: Report, closers: Closers): Promise<void> {
+  const cluster = await openCluster(programs);
+  closers.push(cluster.close);
+  await proveServerSideApply(cluster, report);
+
+  const world = await openClusterWorld(cluster, closers);
+  await proveApply(cluster, report);
+  await proveAdmission(cluster, report);
+  await proveStart(world, report);
+  await proveRollouts(world, report);
+  await proveScaling(world, report);
+  await proveCronJobs(world, report);
+  await proveOptional(cluster, report);
+}
+
+async function main(): Promise<number> {
+  const programs = await findPrograms(console.log);
+  if (!programs) {
+    console.log(
+      'SKIPPED: needs Go, to build the control plane of Kubernetes. Install it (https://go.dev/dl).',
+    );
+    return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
+  }
+  const report = new Report();
+  const closers: Closers = [];
+  const close = async () => {
+    for (const each of closers.splice(0).toReversed()) await each();
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => void close().then(() => process.exit(130)));
+  }
+  console.log(`Kubernetes ${KUBERNETES}: etcd, API server, controllers, scheduler`);
+  try {
+    await prove(programs, report, closers);
+  } catch (error) {
+    report.failed += 1;
+    console.log(`-- FAILED: ${(error as Error).message}`);
+  } finally {
+    await close();
+  }
+  report.end();
+  return report.failed === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
