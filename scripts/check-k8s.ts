@@ -8,7 +8,7 @@ import { proveRollouts } from './k8s-rollouts.ts';
 import { proveScaling } from './k8s-scaling.ts';
 import { proveStart } from './k8s-start.ts';
 import { openClusterWorld } from './k8s-world.ts';
-import { Report } from './stack-report.ts';
+import { runChecks, skipChecks, type Report } from './stack-report.ts';
 
 type Closers = (() => Promise<void>)[];
 
@@ -34,31 +34,14 @@ async function prove(programs: Programs, report: Report, closers: Closers): Prom
 
 async function main(): Promise<number> {
   const programs = await findPrograms(console.log);
-  if (!programs) {
-    console.log(
-      'SKIPPED: needs Go, to build the control plane of Kubernetes. Install it (https://go.dev/dl).',
-    );
-    return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
-  }
-  const report = new Report();
+  if (!programs)
+    return skipChecks('needs Go, to build the control plane of Kubernetes. Install it (https://go.dev/dl).');
   const closers: Closers = [];
   const close = async () => {
     for (const each of closers.splice(0).toReversed()) await each();
   };
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(signal, () => void close().then(() => process.exit(130)));
-  }
   console.log(`Kubernetes ${KUBERNETES}: etcd, API server, controllers, scheduler`);
-  try {
-    await prove(programs, report, closers);
-  } catch (error) {
-    report.failed += 1;
-    console.log(`-- FAILED: ${(error as Error).message}`);
-  } finally {
-    await close();
-  }
-  report.end();
-  return report.failed === 0 ? 0 : 1;
+  return runChecks((report) => prove(programs, report, closers), close);
 }
 
 process.exitCode = await main();

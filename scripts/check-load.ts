@@ -3,7 +3,7 @@ import { findTool } from '../test/support/tools.ts';
 import { provePages } from './load-page.ts';
 import { proveLimits, proveLoads, proveMisses } from './load-proofs.ts';
 import { openWorld, type LoadWorld } from './load-world.ts';
-import { Report } from './stack-report.ts';
+import { runChecks, skipChecks, type Report } from './stack-report.ts';
 
 /**
  * `npm run check:load`: runs every kind of load test, shortened, against three processes on loopback with a Postgres
@@ -28,25 +28,9 @@ async function prove(world: LoadWorld, report: Report): Promise<void> {
 }
 
 async function main(): Promise<number> {
-  if (!findTool('k6')) {
-    console.log(`SKIPPED: ${HELP}`);
-    return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
-  }
-  const report = new Report();
+  if (!findTool('k6')) return skipChecks(HELP);
   const world = await openWorld();
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(signal, () => void world.close().then(() => process.exit(130)));
-  }
-  try {
-    await prove(world, report);
-  } catch (error) {
-    report.failed += 1;
-    console.log(`-- FAILED: ${(error as Error).message}`);
-  } finally {
-    await world.close();
-  }
-  report.end();
-  return report.failed === 0 ? 0 : 1;
+  return runChecks((report) => prove(world, report), world.close);
 }
 
 process.exitCode = await main();

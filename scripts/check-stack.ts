@@ -6,7 +6,7 @@ import { findServices } from './stack-images.ts';
 import { proveMonitoring } from './stack-monitoring.ts';
 import { proveOutages } from './stack-outages.ts';
 import { proveProfiles } from './stack-profiles.ts';
-import { Report } from './stack-report.ts';
+import { runChecks, skipChecks, type Report } from './stack-report.ts';
 import { proveRestore } from './stack-restore.ts';
 
 /**
@@ -30,25 +30,9 @@ async function prove(stack: Stack, report: Report): Promise<void> {
 }
 
 async function main(): Promise<number> {
-  if (!findEngine()) {
-    console.log('SKIPPED: no Docker engine answers here. Install Docker, or start its daemon.');
-    return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
-  }
+  if (!findEngine()) return skipChecks('no Docker engine answers here. Install Docker, or start its daemon.');
   const stack = await openStack();
-  const report = new Report();
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(signal, () => void stack.close().then(() => process.exit(130)));
-  }
-  try {
-    await prove(stack, report);
-  } catch (error) {
-    report.failed += 1;
-    console.log(`-- FAILED: ${(error as Error).message}`);
-  } finally {
-    await stack.close();
-  }
-  report.end();
-  return report.failed === 0 ? 0 : 1;
+  return runChecks((report) => prove(stack, report), stack.close);
 }
 
 process.exitCode = await main();

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
+import { MANIFESTS } from './k8s-manifests.ts';
 
-const FOLDER = fileURLToPath(new URL('../k8s/', import.meta.url));
 const ANNOTATION = /(?<=checksum\/config: )\S+/;
 
 /** Of the data of the ConfigMap, however it is written. */
@@ -15,9 +16,9 @@ export function configChecksum(configMap: string): string {
 
 /** `npm run k8s:checksum`: writes the checksum of the configuration into the Deployment, so that its change rolls the pods. */
 function writeChecksum(): void {
-  const checksum = configChecksum(readFileSync(`${FOLDER}15-configmap.yaml`, 'utf8'));
-  const deployment = readFileSync(`${FOLDER}40-deployment.yaml`, 'utf8');
-  writeFileSync(`${FOLDER}40-deployment.yaml`, deployment.replace(ANNOTATION, checksum));
+  const checksum = configChecksum(readFileSync(join(MANIFESTS, '15-configmap.yaml'), 'utf8'));
+  const file = join(MANIFESTS, '40-deployment.yaml');
+  writeFileSync(file, readFileSync(file, 'utf8').replace(ANNOTATION, checksum));
   console.log(`checksum/config: ${checksum}`);
 }
 

@@ -1,11 +1,10 @@
 import { execFile } from 'node:child_process';
 import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createMigrationFile } from '../src/stores/migration-files.ts';
+import { repositoryDir } from '../test/support/servers.ts';
 
-const REPOSITORY = fileURLToPath(new URL('../', import.meta.url));
 const run = promisify(execFile);
 
 const MIGRATION = `-- Up Migration
@@ -18,15 +17,15 @@ drop table next_release;
 /** What docker/Dockerfile puts into the image, in a folder: this release, compiled. */
 export async function buildRelease(folder: string): Promise<string> {
   mkdirSync(folder, { recursive: true });
-  const tsc = join(REPOSITORY, 'node_modules/typescript/bin/tsc');
+  const tsc = join(repositoryDir, 'node_modules/typescript/bin/tsc');
   const out = ['--outDir', join(folder, 'dist'), '--sourceMap', 'false'];
-  const compiled = run(process.execPath, [tsc, '-p', 'tsconfig.build.json', ...out], { cwd: REPOSITORY });
+  const compiled = run(process.execPath, [tsc, '-p', 'tsconfig.build.json', ...out], { cwd: repositoryDir });
   await compiled.catch(({ stdout }: { stdout: string }) => {
     throw new Error(`src/ does not compile:\n${stdout}`);
   });
-  cpSync(join(REPOSITORY, 'package.json'), join(folder, 'package.json'));
-  cpSync(join(REPOSITORY, 'migrations'), join(folder, 'migrations'), { recursive: true });
-  symlinkSync(join(REPOSITORY, 'node_modules'), join(folder, 'node_modules'));
+  cpSync(join(repositoryDir, 'package.json'), join(folder, 'package.json'));
+  cpSync(join(repositoryDir, 'migrations'), join(folder, 'migrations'), { recursive: true });
+  symlinkSync(join(repositoryDir, 'node_modules'), join(folder, 'node_modules'));
   return folder;
 }
 

@@ -1,16 +1,14 @@
 import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseAllDocuments } from 'yaml';
+import { repositoryDir } from '../test/support/servers.ts';
 import type { KubeObject } from './k8s-cluster.ts';
 
-const REPOSITORY = fileURLToPath(new URL('../', import.meta.url));
-
 /** Where the manifests lie. */
-export const MANIFESTS = join(REPOSITORY, 'k8s');
+export const MANIFESTS = join(repositoryDir, 'k8s');
 
 /** Of this release. */
-export const { version: VERSION } = JSON.parse(readFileSync(join(REPOSITORY, 'package.json'), 'utf8')) as {
+export const { version: VERSION } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8')) as {
   version: string;
 };
 

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { Client } from 'pg';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { ensureDatabase } from '../src/stores/database.ts';
+import { withClient } from '../test/support/postgres.ts';
 
 const SCRIPTS = fileURLToPath(new URL('../docker/postgres/init/', import.meta.url));
 const DATABASE = 'hardpoint';
@@ -38,11 +38,5 @@ async function runScript(url: string, name: string, password: string): Promise<v
     .replaceAll(':"database"', DATABASE)
     // The embedded server has no extensions.
     .replace(/^create extension .*$/gm, '');
-  const client = new Client({ connectionString: url });
-  await client.connect();
-  try {
-    await client.query(text);
-  } finally {
-    await client.end();
-  }
+  await withClient(url, (client) => client.query(text));
 }

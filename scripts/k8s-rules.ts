@@ -1,9 +1,11 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { repositoryDir } from '../test/support/servers.ts';
+import { MANIFESTS } from './k8s-manifests.ts';
 
-const REPOSITORY = fileURLToPath(new URL('../', import.meta.url));
-const FILE = `${REPOSITORY}k8s/optional/prometheusrule.yaml`;
-const RULES = `${REPOSITORY}prometheus/rules/`;
+const FILE = join(MANIFESTS, 'optional/prometheusrule.yaml');
+const RULES = join(repositoryDir, 'prometheus/rules');
 const MADE = '# Made by `npm run k8s:rules` from here on.\n';
 
 /** The manifest with one object for each file of prometheus/rules below its line `Made by`. */
@@ -13,7 +15,7 @@ export function withRules(manifest: string): string {
 }
 
 function toManifest(file: string): string {
-  const [, groups = ''] = readFileSync(RULES + file, 'utf8').split(/^groups:\n/m);
+  const [, groups = ''] = readFileSync(join(RULES, file), 'utf8').split(/^groups:\n/m);
   return `---
 # prometheus/rules/${file}
 apiVersion: monitoring.coreos.com/v1

@@ -1,8 +1,7 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-
-const REPOSITORY = fileURLToPath(new URL('../', import.meta.url));
-const FOLDER = `${REPOSITORY}k8s/`;
+import { MANIFESTS, VERSION } from './k8s-manifests.ts';
 
 const IMAGE = /(?<=\bimage: \S+:)[^\s:/]+$/gm;
 const LABEL = /(?<=app\.kubernetes\.io\/version: )\S+/g;
@@ -18,13 +17,13 @@ export function withVersion(manifest: string, version: string): string {
 
 /** `npm run k8s:version`: writes the version of package.json into the manifests. */
 function writeVersion(): void {
-  const { version } = JSON.parse(readFileSync(`${REPOSITORY}package.json`, 'utf8')) as { version: string };
-  for (const name of readdirSync(FOLDER).filter((each) => each.endsWith('.yaml'))) {
-    const text = readFileSync(FOLDER + name, 'utf8');
-    const changed = withVersion(text, version);
+  for (const name of readdirSync(MANIFESTS).filter((each) => each.endsWith('.yaml'))) {
+    const file = join(MANIFESTS, name);
+    const text = readFileSync(file, 'utf8');
+    const changed = withVersion(text, VERSION);
     if (changed === text) continue;
-    writeFileSync(FOLDER + name, changed);
-    console.log(`${name}: ${version}`);
+    writeFileSync(file, changed);
+    console.log(`${name}: ${VERSION}`);
   }
 }
 

@@ -30,6 +30,33 @@ export class Report {
   }
 }
 
+/** Proves, and closes whatever happens, a signal included. Resolves to the exit code. */
+export async function runChecks(
+  prove: (report: Report) => Promise<void>,
+  close: () => Promise<void>,
+): Promise<number> {
+  const report = new Report();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => void close().then(() => process.exit(130)));
+  }
+  try {
+    await prove(report);
+  } catch (error) {
+    report.failed += 1;
+    console.log(`-- FAILED: ${(error as Error).message}`);
+  } finally {
+    await close();
+  }
+  report.end();
+  return report.failed === 0 ? 0 : 1;
+}
+
+/** Says loudly that nothing can be proven here; a failure with REQUIRE_TOOLS=1 only. Returns the exit code. */
+export function skipChecks(reason: string): number {
+  console.log(`SKIPPED: ${reason}`);
+  return process.env.REQUIRE_TOOLS === '1' ? 1 : 0;
+}
+
 /** @throws Error with `text` unless it holds */
 export function expect(holds: boolean, text: string): asserts holds {
   if (!holds) throw new Error(text);
