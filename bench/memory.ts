@@ -1,10 +1,10 @@
 // Goes with the example: src/features/orders
+import { slopeOf } from '../src/commands/monitor-growth.ts';
 import { drive } from './drive.ts';
 import type { Settings } from './read.ts';
 import type { Report } from './report.ts';
 import type { Usage } from './servers.ts';
 import { startService } from './sides.ts';
-import { slopeOf } from './statistics.ts';
 import { TENANTS, type World } from './world.ts';
 
 const SAMPLES = 40;

@@ -46,15 +46,6 @@ function cutOf(rounds: number): number {
   return cut;
 }
 
-/** Slope of the line through points, by least squares. */
-export function slopeOf(points: { x: number; y: number }[]): number {
-  const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const meanX = mean(points.map(({ x }) => x));
-  const meanY = mean(points.map(({ y }) => y));
-  const over = points.reduce((sum, { x, y }) => sum + (x - meanX) * (y - meanY), 0);
-  return over / points.reduce((sum, { x }) => sum + (x - meanX) ** 2, 0);
-}
-
 /** `median (min–max)`. */
 export function spread({ median, min, max }: Spread, digits: number): string {
   return `${median.toFixed(digits)} (${min.toFixed(digits)}–${max.toFixed(digits)})`;

@@ -9,6 +9,7 @@ import t, { type Test } from 'tap';
 import { createToken, digestToken } from '../src/stores/api-key-token.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
 import { startRedis, type RedisServer } from './support/redis.ts';
+import { readSeries } from './support/series.ts';
 import { repositoryDir } from './support/servers.ts';
 import { programOf, startService, type ServiceProcess } from './support/service.ts';
 import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
@@ -439,7 +440,7 @@ async function useHotKey(t: Test, world: World, redis: RedisServer): Promise<voi
   const [key] = (await world.makeKeys(1)) as [Key];
   const client = new Redis(redis.url);
   const measure = async () => ({
-    queries: seriesOf(await metricsOf(service), QUERIES),
+    queries: readSeries(await metricsOf(service), QUERIES),
     // The connections are tried all the time, and this is a question, too.
     commands: (await client.info('commandstats')).match(/^cmdstat_(?!ping|del|info).*?calls=\d+/gm),
   });
@@ -536,11 +537,6 @@ function ask(
 
 function askAll(services: ServiceProcess[], path: string, { token }: Key): Promise<Answer[]> {
   return Promise.all(services.map((service) => ask(service, path, { token })));
-}
-
-function seriesOf(metrics: string, series: string): number {
-  const line = metrics.split('\n').find((candidate) => candidate.startsWith(`${series} `));
-  return Number(line?.slice(series.length + 1) ?? 0);
 }
 
 async function metricsOf(service: ServiceProcess | undefined): Promise<string> {

@@ -4,15 +4,20 @@ const TEN_MINUTES_MS = 600_000;
 /** Memory that a process needs to get going is no growth. */
 const WARM_UP_SHARE = 0.2;
 
+export interface Point {
+  x: number;
+  y: number;
+}
+
 /** How the memory of each process goes over a watch. */
 export function createGrowth() {
-  const known = new Map<string, { atMs: number; bytes: number }[]>();
+  const known = new Map<string, Point[]>();
 
   return {
     add(atMs: number, samples: Map<string, Sample>): void {
-      for (const [place, { rssBytes: bytes }] of samples) {
+      for (const [place, { rssBytes }] of samples) {
         const points = known.get(place) ?? [];
-        points.push({ atMs, bytes });
+        points.push({ x: atMs, y: rssBytes });
         known.set(place, points);
       }
     },
@@ -27,14 +32,14 @@ export function createGrowth() {
   };
 }
 
-/** Least squares, in bytes a millisecond. */
-function slopeOf(points: { atMs: number; bytes: number }[]): number {
+/** Slope of the line through points, by least squares; 0 of a single one. */
+export function slopeOf(points: Point[]): number {
   const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const [atMs, bytes] = [mean(points.map((each) => each.atMs)), mean(points.map((each) => each.bytes))];
+  const [meanX, meanY] = [mean(points.map(({ x }) => x)), mean(points.map(({ y }) => y))];
   let [above, below] = [0, 0];
-  for (const point of points) {
-    above += (point.atMs - atMs) * (point.bytes - bytes);
-    below += (point.atMs - atMs) ** 2;
+  for (const { x, y } of points) {
+    above += (x - meanX) * (y - meanY);
+    below += (x - meanX) ** 2;
   }
   return below === 0 ? 0 : above / below;
 }

@@ -24,13 +24,13 @@ const LOOKS_TO_TRIP = 3;
 /** Fewer answers than that say nothing about a share or a percentile. */
 const FEWEST_REQUESTS = 20;
 
-export interface Limits {
+interface Limits {
   errorPercent: number;
   p95Seconds: number;
 }
 
 /** Why a release should be taken back, from one look; undefined when all is well. */
-export function findTrigger(
+function findTrigger(
   samples: Map<string, Sample>,
   period: Period,
   { errorPercent, p95Seconds }: Limits,

@@ -11,6 +11,7 @@ import { openServices, type Services } from '../../src/services.ts';
 import type { CreateApiKey } from '../../src/stores/api-key-admin.ts';
 import * as canary from './canary.ts';
 import { createDatabase } from './postgres.ts';
+import { readSeries } from './series.ts';
 
 export interface TestApp {
   app: FastifyInstance;
@@ -136,9 +137,7 @@ export async function startTestApp(
       };
     },
     async metric(series) {
-      const text = (await internal.inject('/metrics')).body;
-      const line = text.split('\n').find((candidate) => candidate.startsWith(`${series} `));
-      return Number(line?.slice(series.length + 1) ?? 0);
+      return readSeries((await internal.inject('/metrics')).body, series);
     },
   };
 }
