@@ -117,7 +117,11 @@ export function playPod(world: PodWorld, pod: KubeObject, podIP: string): Played
   }
 
   const life = live().catch((error: Error) => (log += `\n${error.message}`));
-  const kill = () => void child?.kill('SIGKILL');
+  const kill = () => {
+    // It waits for nothing any more, such as an image that nobody has.
+    isEnding = true;
+    child?.kill('SIGKILL');
+  };
 
   return {
     ports,
