@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -298,9 +299,12 @@ t.test(
     const { a, b } = processes;
     await storeOld(b);
 
+    // Not by its state: that says ready until the end of the connection is noticed.
+    const again = once(b.redis.client, 'ready');
     b.redis.client.disconnect(true);
     await a.client.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
     await a.client.unlink(redisKey(KEY));
+    await again;
     await until('it is connected again', () => b.redis.ready());
 
     await until('the loss was noticed', () => b.cache.peek(KEY) === undefined);
