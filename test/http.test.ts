@@ -1,8 +1,9 @@
 import { once } from 'node:events';
-import type { IncomingMessage } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { BatchedResponse } from '../src/batched-response.ts';
 import { createRequestIds } from '../src/request-id.ts';
 import type { Db, Query } from '../src/stores/postgres.ts';
 import { startTestApp, type TestApp } from './support/app.ts';
@@ -121,6 +122,47 @@ t.test('a request that takes longer than REQUEST_TIMEOUT_SECONDS is answered 504
   t.ok(ms >= 250 && ms < 1_000, `${ms} ms`);
   await until('the request is in the log', () => completed(service).length > 0);
   t.match(completed(service), [{ status: 504, request_id: json.instance }]);
+});
+
+t.test('answers of one turn of the event loop are written together at its end', async (t) => {
+  const asked: ServerResponse[] = [];
+  const server = createServer({ ServerResponse: BatchedResponse }, (_request, response) => {
+    asked.push(response);
+  });
+  server.listen(0, '127.0.0.1');
+  t.teardown(() => server.close());
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  const leaves = connect(port, '127.0.0.1');
+  leaves.write(get('/'));
+  await until('one is asked', () => asked.length === 1);
+  const answers = [send(port, get('/')), send(port, get('/'))];
+  await until('three are asked', () => asked.length === 3);
+
+  const sockets = asked.map(({ socket }) => socket);
+  const written = () => sockets.map((socket) => (socket?.bytesWritten ?? 0) > 0);
+  for (const [index, response] of asked.entries()) response.end(`answer ${index}`);
+  sockets[0]?.destroy();
+  t.ok(
+    asked.every((response) => response.writableEnded),
+    'ended for who asks',
+  );
+  t.same(written(), [false, false, false], 'nothing is written yet');
+  await nextTurn();
+  t.same(written(), [false, true, true]);
+  t.same(
+    (await Promise.all(answers)).flat().map(({ status, body }) => [status, body]),
+    [
+      [200, 'answer 1'],
+      [200, 'answer 2'],
+    ],
+    'a client that has left does no harm',
+  );
+
+  const service = await startTestApp(t);
+  service.app.server.once('request', (_request, response) => asked.push(response));
+  await send(await listen(service), get('/health/live'));
+  t.ok(asked.at(-1) instanceof BatchedResponse, 'the service answers so');
 });
 
 t.test('request ids', async (t) => {
