@@ -1,6 +1,6 @@
-import { boundYoungGeneration } from './young-generation.ts';
+import { boundHeapGrowth } from './heap-growth.ts';
 
-boundYoungGeneration();
-// Only now: to load the modules of the service is what makes the young generation grow first.
+boundHeapGrowth();
+// Only now: to load the modules of the service is what makes the heap grow first.
 const { runService } = await import('./service.ts');
 await runService();
