@@ -11,8 +11,19 @@ import { POOL, type World } from './world.ts';
 /** As it is built: tsx adds a call for every closure. */
 const BUILT = new URL('../dist/stores/postgres.js', import.meta.url).href;
 const QUERIES = 2000;
+/** Of the waits, in ms, as the service has them. */
+const BOUNDS = {
+  connectionTimeoutMillis: 5_000,
+  statement_timeout: 10_000,
+  lock_timeout: 5_000,
+  idle_in_transaction_session_timeout: 10_000,
+  query_timeout: 11_000,
+};
 
-/** A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. */
+/**
+ * A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. What
+ * stands between them, with the time limits and without the measuring and what outlives a broken connection.
+ */
 export async function compareDrivers(
   report: Report,
   { env, tenants }: World,
@@ -22,12 +33,13 @@ export async function compareDrivers(
   const url = env.DATABASE_URL;
   const { openPostgres } = (await import(BUILT)) as typeof import('../src/stores/postgres.ts');
   const alone = new Pool({ connectionString: url, max: POOL });
+  const bounded = new Pool({ connectionString: url, max: POOL, ...BOUNDS });
   const ours = openPostgres(
     {
       url,
       poolMax: POOL,
-      poolWaitMs: 5_000,
-      queryTimeoutMs: 10_000,
+      poolWaitMs: BOUNDS.connectionTimeoutMillis,
+      queryTimeoutMs: BOUNDS.statement_timeout,
       pgbouncer: false,
       applicationName: 'hardpoint-bench',
     },
@@ -52,16 +64,25 @@ export async function compareDrivers(
   });
   const sides = [
     sideOf('pg alone', async (index) => (await alone.query(statementAt(index))).rows.length),
+    sideOf('pg alone, checked out, with time limits', async (index) => {
+      const client = await bounded.connect();
+      try {
+        return (await client.query(statementAt(index))).rows.length;
+      } finally {
+        client.release();
+      }
+    }),
     sideOf('service', async (index) => (await ours.query(statementAt(index))).length),
   ];
   try {
     const micros = await takeTurns(sides, rounds);
-    if (rows !== 2 * (rounds + 1) * QUERIES) throw new Error(`${rows} rows were read`);
+    if (rows !== sides.length * (rounds + 1) * QUERIES) throw new Error(`${rows} rows were read`);
     const measured = sides.map(({ name }, index) => ({ name, micros: micros[index] ?? [] }));
     report.compare('Database read by key, without HTTP', measured);
-    return ratios(micros[1], micros[0]);
+    return ratios(micros.at(-1), micros[0]);
   } finally {
     await alone.end();
+    await bounded.end();
     await ours.close();
   }
 }
