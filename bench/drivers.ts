@@ -64,7 +64,7 @@ export async function compareDrivers(
   });
   const sides = [
     sideOf('pg alone', async (index) => (await alone.query(statementAt(index))).rows.length),
-    sideOf('pg alone, checked out, with time limits', async (index) => {
+    sideOf('pg alone, with time limits', async (index) => {
       const client = await bounded.connect();
       try {
         return (await client.query(statementAt(index))).rows.length;
