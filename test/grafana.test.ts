@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { parse, stringify } from 'yaml';
 // example:start
@@ -247,6 +248,8 @@ t.test('every panel shows data of a service under load', async (t) => {
   const empty = new Set(queries.map(({ where }) => where).filter((where) => !idle.has(where)));
   const allFed = async () => {
     await load(service.url);
+    // It has something new once a second.
+    await delay(300);
     for (const where of await findFed(prometheus, empty)) empty.delete(where);
     return empty.size === 0;
   };
