@@ -15,7 +15,10 @@ export async function findRedis(): Promise<{ url: string; stop(): void }> {
   await once(child, 'spawn').catch((cause: unknown) => {
     throw new Error('This bench needs a Redis: set REDIS_URL or install redis-server', { cause });
   });
-  return { url: `redis://127.0.0.1:${port}`, stop: () => void child.kill() };
+  const stop = () => void child.kill();
+  // Also when something throws before it is told to stop.
+  process.once('exit', stop);
+  return { url: `redis://127.0.0.1:${port}`, stop };
 }
 
 /** A client that can be used at once: a server that was just started needs a moment. */
