@@ -83,9 +83,13 @@ export function changeLimit(lease: Lease, max: number): void {
   Object.assign(lease, { limit: { ...lease.limit, max }, tokens: 0, size: 0, told, refused: new Map() });
 }
 
-/** Adds to what this process admitted, which Redis learns with the next question; forgets what left the window. */
+/**
+ * Adds to what this process admitted, which Redis learns with the next question; forgets what left the window, and
+ * what was refused: what is used now may count together with what that waits for, and for as long.
+ */
 export function recordUse(lease: Lease, tokens: number, at: number): void {
-  const { used, limit } = lease;
+  const { used, limit, refused } = lease;
+  if (refused.size > 0) refused.clear();
   while (used[0] && used[0].to <= at - limit.windowMs) {
     used.shift();
     if (lease.told > 0) lease.told--;

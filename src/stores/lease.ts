@@ -127,8 +127,6 @@ export function createLeases(options: {
     pay(lease: Lease, cost: number, at: number): void {
       lease.tokens -= cost;
       recordUse(lease, cost, at);
-      // What is used now may count together with what a named moment waits for, and for as long.
-      if (lease.refused.size > 0) lease.refused.clear();
     },
 
     /**
