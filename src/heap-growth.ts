@@ -18,16 +18,19 @@ const LOOK_MS = 250;
  */
 export function boundHeapGrowth(): void {
   if (Number.parseInt(process.versions.v8, 10) < UNBOUNDED_SINCE_V8) return;
-  allowGrowth(0, SMALL_GROWTH_PERCENT);
+  setGrowth({ youngFactor: 1, oldPercent: SMALL_GROWTH_PERCENT });
   setInterval(() => {
     const sizes = new Map(getHeapSpaceStatistics().map((space) => [space.space_name, space.space_size]));
     const [young = YOUNG_BYTES, old = 0] = [sizes.get('new_space'), sizes.get('old_space')];
-    // 0 percent leaves it to V8.
-    allowGrowth(young < YOUNG_BYTES ? 1 : 0, old < SMALL_BYTES ? SMALL_GROWTH_PERCENT : 0);
+    setGrowth({
+      youngFactor: young < YOUNG_BYTES ? 2 : 1,
+      // 0 leaves it to V8.
+      oldPercent: old < SMALL_BYTES ? SMALL_GROWTH_PERCENT : 0,
+    });
   }, LOOK_MS).unref();
 }
 
-function allowGrowth(doublings: number, percent: number): void {
-  setFlagsFromString(`--semi-space-growth-factor=${1 + doublings}`);
-  setFlagsFromString(`--heap-growing-percent=${percent}`);
+function setGrowth({ youngFactor, oldPercent }: { youngFactor: number; oldPercent: number }): void {
+  setFlagsFromString(`--semi-space-growth-factor=${youngFactor}`);
+  setFlagsFromString(`--heap-growing-percent=${oldPercent}`);
 }
