@@ -21,8 +21,9 @@ const BOUNDS = {
 };
 
 /**
- * A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. What
- * stands between them, with the time limits and without the measuring and what outlives a broken connection.
+ * A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. Between
+ * them pg with the same time limits, which shows what of the difference these are. Resolves to the shares that the
+ * service has of pg alone, a round each.
  */
 export async function compareDrivers(
   report: Report,

@@ -15,6 +15,7 @@ export class BatchedResponse<
   #ended = false;
 
   static {
+    // Not by `get`: for the types of Node it is a field, which no accessor may stand for.
     Object.defineProperty(BatchedResponse.prototype, 'writableEnded', {
       get(this: BatchedResponse) {
         return this.#ended;

@@ -248,7 +248,7 @@ t.test('every panel shows data of a service under load', async (t) => {
   const empty = new Set(queries.map(({ where }) => where).filter((where) => !idle.has(where)));
   const allFed = async () => {
     await load(service.url);
-    // It has something new once a second.
+    // Prometheus looks once a second; each look of ours is many queries.
     await delay(300);
     for (const where of await findFed(prometheus, empty)) empty.delete(where);
     return empty.size === 0;

@@ -48,6 +48,7 @@ export function createSocketErrorHandler(options: RawAnswerOptions) {
       if (thrown.code === 'ECONNRESET' || !socket.writable) socket.destroy();
       else if (!current) refuse();
       else if (current.req.complete) current.once('close', answer);
+      // Made in this turn, and written at its end.
       else if (current.writableEnded) current.once('close', () => socket.destroy());
       else if (current.headersSent) socket.destroy();
       else refuseInBody(current);
