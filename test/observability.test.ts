@@ -256,7 +256,10 @@ t.test('the status', { buffered: true }, async (t) => {
   const inside = async () => (await service.internal.inject('/internal/status')).json();
 
   t.test('is told on both listeners, below /v1 to keys with the scope', async (t) => {
-    await until('Redis is ready', async () => (await inside()).redis.limits === 'connected');
+    await until('Redis is ready', async () => {
+      const { limits, cache } = (await inside()).redis;
+      return limits === 'connected' && cache === 'connected';
+    });
     const other = await service.issueKey({ scopes: ['audit:read'] });
     t.match((await service.request('GET', '/v1/status', { token: other.token })).json, { code: 'forbidden' });
     t.equal((await service.request('GET', '/v1/status')).status, 401);
