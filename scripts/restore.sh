@@ -15,7 +15,6 @@ cd "$(dirname "$0")/.."
 
 DATABASE=${POSTGRES_DB:-hardpoint}
 NEW=${DATABASE}_restoring
-OLD=${DATABASE}_before_$(date -u +%Y%m%d_%H%M%S)
 
 postgres() { docker compose exec -T postgres "$@"; }
 backup() { docker compose exec -T backup "$@"; }
@@ -82,6 +81,11 @@ backup /scripts/backup.sh facts "$NEW" |
   diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
 
 say "putting it in the place of $DATABASE"
+# Another one may have ended in this very second.
+until
+  OLD=${DATABASE}_before_$(date -u +%Y%m%d_%H%M%S)
+  [ -z "$(sql -d postgres -c "select 1 from pg_database where datname = '$OLD'")" ]
+do sleep 0.2; done
 sql -d postgres <<SQL
 alter database $DATABASE allow_connections false;
 select pg_terminate_backend(pid) from pg_stat_activity where datname in ('$DATABASE', '$NEW');
