@@ -6,7 +6,6 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -15,7 +14,6 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -23,6 +21,7 @@ import t, { type Test } from 'tap';
 import { VARIABLE_GROUPS } from '../src/config-variables.ts';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { commandOf, signal } from '../src/commands/processes.ts';
+import { makeDataFolder } from './support/folders.ts';
 import { childrenOf, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
 import { repositoryDir, useServers } from './support/servers.ts';
 import { requireTool } from './support/tools.ts';
@@ -176,7 +175,7 @@ t.test('a start that cannot succeed', { timeout: 110_000 }, async (t) => {
 });
 
 t.test('the embedded Postgres', async (t) => {
-  const dataDir = mkdtempSync(join(tmpdir(), 'hardpoint-embedded-'));
+  const dataDir = makeDataFolder('hardpoint-embedded-');
   t.teardown(() => rmSync(dataDir, { recursive: true, force: true }));
   const first = await openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line) });
   await first.stop();
@@ -206,7 +205,7 @@ t.test('the embedded Postgres', async (t) => {
 });
 
 function copyRepository(t: Test): string {
-  const directory = mkdtempSync(join(tmpdir(), 'hardpoint-dev-'));
+  const directory = makeDataFolder('hardpoint-dev-');
   chmodSync(directory, 0o755);
   for (const name of ['src', 'migrations', 'package.json']) {
     cpSync(join(repositoryDir, name), join(directory, name), { recursive: true });

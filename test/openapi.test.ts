@@ -2,10 +2,8 @@ import { Validator } from '@seriousme/openapi-schema-validator';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 // example:start
 import { setTimeout as delay } from 'node:timers/promises';
 // example:end
@@ -15,6 +13,7 @@ import { ERROR_CODES, type ErrorCode } from '../src/errors.ts';
 import { newOrder } from './support/app.ts';
 // example:end
 import { startTestApp, type TestApp, type TestResponse } from './support/app.ts';
+import { makeDataFolder } from './support/folders.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
 import { requireTool } from './support/tools.ts';
 
@@ -595,7 +594,7 @@ t.test('the page works in a browser, offline and under its own policy, and tries
 async function openBrowser(t: Test, executablePath: string, hostname: string) {
   // Half a second to load, and for this test only.
   const { chromium } = await import('playwright-core');
-  const profile = mkdtempSync(join(tmpdir(), 'hardpoint-browser-'));
+  const profile = makeDataFolder('hardpoint-browser-');
   const context = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,

@@ -17,6 +17,7 @@ import type { PoolOptions } from '../../src/stores/postgres-pool.ts';
 import { openPostgres, type Db, type Query } from '../../src/stores/postgres.ts';
 import { createLocalMarks, createRedisMarks, UNKNOWN_POSITION } from '../../src/stores/replica-marks.ts';
 import { createReplicaReader } from '../../src/stores/replica.ts';
+import { makeDataFolder } from '../support/folders.ts';
 import { createEmptyDatabase, withClient } from '../support/postgres.ts';
 import { forgetProcess, registerProcess, signalTree } from '../support/processes.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
@@ -847,7 +848,7 @@ function socketsTo(url: string): number {
 
 /** A primary and its hot standby, copied cold: the embedded Postgres has no pg_basebackup. */
 async function startPair(t: Test) {
-  const folders = ['primary', 'standby'].map((name) => mkdtempSync(join(tmpdir(), `hardpoint-${name}-`)));
+  const folders = ['primary', 'standby'].map((name) => makeDataFolder(`hardpoint-${name}-`));
   const [primaryDir = '', standbyDir = ''] = folders;
   const relicDir = join(standbyDir, 'relic');
   mkdirSync(relicDir);

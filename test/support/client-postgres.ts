@@ -1,21 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, chownSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Test } from 'tap';
 import { findAccount } from '../../src/commands/embedded-postgres-account.ts';
 import { findFreePort } from '../../src/commands/free-port.ts';
 import { migrateUp } from '../../src/commands/migrate.ts';
 import { runProgram } from '../../src/commands/processes.ts';
+import { makeDataFolder } from './folders.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { repositoryDir } from './servers.ts';
 import { findTool, skipLoudly } from './tools.ts';
@@ -44,7 +35,7 @@ export async function startClientPostgres(t: Test): Promise<ClientPostgres | und
     skipLoudly(t, 'needs a Postgres server with its client: install postgresql', required);
     return undefined;
   }
-  const folder = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
+  const folder = makeDataFolder('hardpoint-test-');
   const account = await findAccount(folder);
   if (account) chownSync(folder, account.uid, account.gid);
   chmodSync(folder, 0o711);
@@ -60,6 +51,8 @@ export async function startClientPostgres(t: Test): Promise<ClientPostgres | und
     `unix_socket_directories = '${folder}'`,
     'fsync = off',
     'full_page_writes = off',
+    // In its folder, which is removed: it is killed, and would leave other kinds behind.
+    'dynamic_shared_memory_type = mmap',
   ];
   writeFileSync(join(cluster, 'postgresql.auto.conf'), settings.join('\n'));
   await run('pg_ctl', ['start', '-D', cluster, '-l', join(folder, 'log'), '-w', '-s']);

@@ -1,11 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmodSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client } from 'pg';
 import type { Test } from 'tap';
 import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
 import { migrateUp } from '../../src/commands/migrate.ts';
+import { makeDataFolder } from './folders.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { repositoryDir, useServers } from './servers.ts';
 
@@ -98,7 +98,7 @@ export async function startPostgres(
   options: { settings?: Record<string, string> } = {},
 ): Promise<PostgresServer> {
   await useServers();
-  const dataDir = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
+  const dataDir = makeDataFolder('hardpoint-test-');
   chmodSync(dataDir, 0o755);
   const open = (port?: number): Promise<EmbeddedPostgres> =>
     openEmbeddedPostgres({ dataDir, say: (line) => t.comment(line), ...options, ...(port && { port }) });
