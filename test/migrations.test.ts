@@ -5,7 +5,6 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { setTimeout as delay } from 'node:timers/promises';
 import { PG_MIGRATE_LOCK_ID } from 'node-pg-migrate';
 import type { Client } from 'pg';
 import t from 'tap';
@@ -21,6 +20,7 @@ import {
 } from '../src/stores/schema-version.ts';
 import { createDatabase, createEmptyDatabase, withClient } from './support/postgres.ts';
 import { programOf } from './support/service.ts';
+import { until } from './support/until.ts';
 
 // Each has a database of its own, and most of their time is waiting.
 t.jobs = 4;
@@ -175,7 +175,7 @@ t.test('a migration whose connection dies half way leaves nothing, not even its 
     const kill = `select pg_terminate_backend(pid) from pg_stat_activity
       where datname = current_database() and application_name = 'migrate' and query like '%pg_sleep%'
         and wait_event = 'PgSleep'`;
-    await until(async () => (await client.query(kill)).rowCount === 1);
+    await until('the session is killed', async () => (await client.query(kill)).rowCount === 1);
   });
   const up = await migrating;
 
@@ -268,7 +268,9 @@ t.test('an index that is built concurrently outlasts the transactions that it ha
     const outlasted = `select from pg_stat_activity where datname = current_database()
       and query like '%index concurrently%' and wait_event_type = 'Lock' and now() - query_start > '300 ms'
       and pid <> pg_backend_pid()`;
-    await until(() => withClient(url, async (client) => (await client.query(outlasted)).rowCount === 1));
+    await until('it outlasted them', () =>
+      withClient(url, async (client) => (await client.query(outlasted)).rowCount === 1),
+    );
     await writer.query('commit');
 
     t.same(await migrating, [`${NEXT}_index`]);
@@ -869,8 +871,4 @@ function txOf(client: Client) {
 /** SQL for a UUIDv7 of the time `at`, made unique by `n`. */
 function uuidv7(at: string, n: string): string {
   return `(lpad(to_hex((extract(epoch from ${at}) * 1000)::bigint), 12, '0') || '7000a' || lpad(to_hex(${n}), 15, '0'))::uuid`;
-}
-
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  while (!(await condition())) await delay(20);
 }

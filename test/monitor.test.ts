@@ -6,7 +6,7 @@ import { startTestApp } from './support/app.ts';
 import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
 import { startRedis } from './support/redis.ts';
 import { runScript } from './support/scripts.ts';
-import { startService } from './support/service.ts';
+import { programOf, startService } from './support/service.ts';
 import { openTcpProxy } from './support/tcp-proxy.ts';
 import { until } from './support/until.ts';
 
@@ -23,7 +23,7 @@ const SAMPLE = {
   hitPercent: null,
   rssBytes: 0,
 };
-const COMMAND = ['--import', 'tsx', 'src/commands/monitor.ts'];
+const COMMAND = programOf('commands/monitor');
 
 t.test('one release, and what may become of it', async (t) => {
   const redis = await startRedis(t);

@@ -6,6 +6,7 @@ import { newOrder, startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
 import { redisUrl } from '../support/redis.ts';
 import { startService } from '../support/service.ts';
+import { until } from '../support/until.ts';
 
 const QUERIES = 'db_query_latency_seconds_count{target="primary"}';
 const STATUSES = ['pending', 'paid', 'shipped', 'delivered', 'cancelled'];
@@ -145,7 +146,7 @@ t.test('a read again costs no query, tells its age, and 304 when it is known', a
   t.equal(await metric(QUERIES), queries);
   if (!redis) return;
   let age = 0;
-  await until(async () => (age = Number((await read()).headers.age)) > 0);
+  await until('a second has passed', async () => (age = Number((await read()).headers.age)) > 0);
   const passedMs = Date.now() - startedAt;
   t.ok(age * 1000 < passedMs + 100, `after ${passedMs} ms the age is ${age} s`);
 });
@@ -175,7 +176,7 @@ t.test('who writes reads his write, and other processes follow at once', async (
   const first = await startTestApp(t, { DATABASE_URL, REDIS_URL });
   const second = await startTestApp(t, { DATABASE_URL, REDIS_URL });
   for (const { metric } of [first, second]) {
-    await until(async () => (await metric('redis_up{role="cache"}')) === 1);
+    await until('Redis is ready', async () => (await metric('redis_up{role="cache"}')) === 1);
   }
   const { token } = await first.issueKey();
   const versionAt = async ({ request }: TestApp, url: string) =>
@@ -195,13 +196,13 @@ t.test('who writes reads his write, and other processes follow at once', async (
       await patch(writer.request, token, url, `"${version}"`, status);
       t.equal(await versionAt(writer, url), version + 1, 'the writer');
       const startedAt = performance.now();
-      await until(async () => (await versionAt(other, url)) === version + 1);
+      await until('the other has it', async () => (await versionAt(other, url)) === version + 1);
       const tookMs = performance.now() - startedAt;
       if (tookMs > 500) t.fail(`the other process followed after ${tookMs} ms`);
     }
     await second.request('DELETE', url, { token, headers: { 'if-match': '"4"' } });
     t.equal((await second.request('GET', url, { token })).status, 404);
-    await until(async () => (await first.request('GET', url, { token })).status === 404);
+    await until('it is gone', async () => (await first.request('GET', url, { token })).status === 404);
   }
 });
 
@@ -688,7 +689,7 @@ t.test('a crash leaves the effect and its answer, or neither', async (t) => {
   const sent = bodies.map((each) =>
     other.post(each, `load ${each.reference}`.replace(' ', '-')).catch(() => undefined),
   );
-  await until(async () => (await countRows(url, 'orders')) > 40);
+  await until('orders are made', async () => (await countRows(url, 'orders')) > 40);
   await other.kill();
   await Promise.all(sent);
   const pairs = await withClient(url, async (client) => {
@@ -731,7 +732,7 @@ async function betweenEffectAndAnswer(url: string, work: (client: Client) => Pro
 
 async function untilBlocked(url: string, requests = 1): Promise<void> {
   const blocked = `pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
-  await until(async () => (await countRows(url, blocked)) === requests);
+  await until('they are blocked', async () => (await countRows(url, blocked)) === requests);
 }
 
 async function countRows(url: string, from: string): Promise<number> {
@@ -765,17 +766,9 @@ async function startKillable(t: Test, DATABASE_URL: string) {
       },
       body: JSON.stringify(body),
     });
-  await until(async () => {
+  await until('it answers', async () => {
     const { status } = await fetch(`${url}/v1/orders`, { headers: { 'x-api-key': token } });
     return status === 200;
   });
   return { post, kill };
-}
-
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error('did not happen in 10 s');
-    await delay(20);
-  }
 }

@@ -1,6 +1,3 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
@@ -9,9 +6,9 @@ import { newOrder } from '../support/app.ts';
 // example:end
 import { startTestApp, type TestApp, type TestResponse } from '../support/app.ts';
 import { createDatabase } from '../support/postgres.ts';
-import { forgetProcess, registerProcess } from '../support/processes.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
-import { repositoryDir } from '../support/servers.ts';
+import { startService } from '../support/service.ts';
+import { until } from '../support/until.ts';
 
 /** Needs a key, costs nothing else, and is 404 when it is let in. */
 const ANYWHERE = '/v1/nowhere';
@@ -261,7 +258,7 @@ t.test('without Redis no request fails and no limit disappears, and it comes bac
   t.equal(await first.metric('rate_limit_local'), 0);
 
   await redis.stop();
-  await until(async () => (await first.metric('redis_up{role="limits"}')) === 0);
+  await until('Redis is missed', async () => (await first.metric('redis_up{role="limits"}')) === 0);
 
   const { token } = await first.issueKey();
   for (const app of [first, second]) {
@@ -277,11 +274,11 @@ t.test('without Redis no request fails and no limit disappears, and it comes bac
   t.equal(lines.length, 1, 'one line an interval');
 
   await redis.start();
-  await until(async () => {
+  await until('the first has it again', async () => {
     await first.request('GET', ANYWHERE, { token: (await first.issueKey()).token });
     return (await first.metric('rate_limit_local')) === 0;
   });
-  await until(async () => {
+  await until('the second has it again', async () => {
     await second.request('GET', ANYWHERE, { token: (await second.issueKey()).token });
     return (await second.metric('rate_limit_local')) === 0;
   });
@@ -322,7 +319,7 @@ t.test('a frozen Redis delays a request by its timeout at most, and fails none',
   t.ok(slowest < COMMAND_TIMEOUT_MS + SLACK_MS, `the slowest took ${slowest} ms`);
   const waited = answers.filter(({ ms }) => ms > COMMAND_TIMEOUT_MS / 2).length;
   t.ok(waited < answers.length / 2, `${waited} of ${answers.length} waited`);
-  await until(async () => {
+  await until('Redis is back', async () => {
     await timed();
     return (await app.metric('rate_limit_local')) === 0;
   });
@@ -340,28 +337,10 @@ t.test('a process that has no Redis keeps its share, and says so when it starts'
   t.equal(await metric('rate_limit_local'), 1);
   t.equal(await metric('rate_limit_fallback_total'), 0, 'nothing fell back: it is meant so');
 
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main.ts'], {
-    cwd: repositoryDir,
-    env: {
-      PATH: process.env.PATH,
-      DATABASE_URL,
-      API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
-      API_HOST: '127.0.0.1',
-      API_PORT: '0',
-      METRICS_PORT: '0',
-      DRAIN_DELAY_SECONDS: '0',
-    },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  registerProcess(child.pid ?? 0, 'main.ts');
-  const lines: { level: string; message: string }[] = [];
-  for await (const line of createInterface({ input: child.stdout })) {
-    lines.push(JSON.parse(line));
-    if (lines.at(-1)?.message === 'listening') child.kill('SIGTERM');
-  }
-  forgetProcess(child.pid ?? 0);
-  if (child.exitCode === null) await once(child, 'exit');
-  t.ok(lines.some(({ level, message }) => level === 'warn' && message.startsWith('no REDIS_URL: limits')));
+  const { logs } = await startService(t, { DATABASE_URL });
+  await until('it says so', () =>
+    logs.some(({ level, message }) => level === 'warn' && String(message).startsWith('no REDIS_URL: limits')),
+  );
 });
 
 /** Processes on one database; ready when they are connected to Redis. */
@@ -377,7 +356,7 @@ async function startApps(t: Test, count: number, env: Record<string, string>): P
 }
 
 async function connected({ metric }: TestApp): Promise<void> {
-  await until(async () => (await metric('redis_up{role="limits"}')) === 1);
+  await until('Redis is ready', async () => (await metric('redis_up{role="limits"}')) === 1);
 }
 
 /** How often each status came when so many requests were sent at once. */
@@ -395,12 +374,4 @@ async function statusesOf(
 function readLimit({ headers }: TestResponse): { remaining: number; resetSeconds: number } {
   const [, remaining, resetSeconds] = /^"\w+";r=(\d+);t=(\d+)$/.exec(String(headers.ratelimit)) ?? [];
   return { remaining: Number(remaining), resetSeconds: Number(resetSeconds) };
-}
-
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error('did not happen in 10 s');
-    await delay(20);
-  }
 }

@@ -22,6 +22,7 @@ import { createEmptyDatabase, withClient } from '../support/postgres.ts';
 import { forgetProcess, registerProcess, signalTree } from '../support/processes.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
 import { requireTool } from '../support/tools.ts';
+import { until } from '../support/until.ts';
 
 const QUERY_TIMEOUT_MS = 400;
 const POOL_WAIT_MS = 300;
@@ -69,14 +70,6 @@ async function failure(promise: Promise<unknown>) {
 function causeCode(err: unknown): unknown {
   const cause = err instanceof Error ? err.cause : undefined;
   return cause instanceof Error && 'code' in cause ? cause.code : undefined;
-}
-
-async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 15_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`did not happen in 15 s: ${what}`);
-    await delay(25);
-  }
 }
 
 const count = (url: string, where: string) =>
