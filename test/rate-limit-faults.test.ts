@@ -10,6 +10,7 @@ import { openRedis, type RedisHandle } from '../src/stores/redis.ts';
 import { mostInAnyWindow, type Admission } from './support/admissions.ts';
 import { lineCollector } from './support/app.ts';
 import { startRedis, type RedisServer } from './support/redis.ts';
+import { startStopwatch } from './support/stopwatch.ts';
 import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
 import { until } from './support/until.ts';
 
@@ -20,17 +21,6 @@ const SHARE = LIMIT / PROCESSES;
 const COMMAND_TIMEOUT_MS = 150;
 const TICK_MS = 10;
 const OFFSET_KEY = 'offset-seconds';
-
-/** For how long in all this test process could not run when it wanted to. */
-let lostUntilTick = 0;
-let lastTick = performance.now();
-function lostSoFarMs(): number {
-  return lostUntilTick + Math.max(0, performance.now() - lastTick - TICK_MS);
-}
-setInterval(() => {
-  lostUntilTick = lostSoFarMs();
-  lastTick = performance.now();
-}, TICK_MS).unref();
 
 interface Fault {
   name: string;
@@ -100,7 +90,7 @@ t.test(
         for (const { latencies, even, logs, fellBackAt } of processes) {
           // Of those that this machine did not delay itself.
           const undisturbed = latencies.filter(({ lostMs }) => lostMs < 40);
-          const slowest = Math.max(...undisturbed.map(({ ms, lostMs }) => ms - lostMs));
+          const slowest = Math.max(...undisturbed.map(({ ms }) => ms));
           t.ok(undisturbed.length > 100, `${undisturbed.length} of ${latencies.length} were undisturbed`);
           t.ok(slowest < COMMAND_TIMEOUT_MS + 50, `the slowest took ${slowest} ms`);
           const told = logs.filter(({ message }) => /limits are kept per process/.test(String(message)));
@@ -201,10 +191,10 @@ function startLimiter(t: Test, url: string, movesClock = false) {
 
   async function request(key: 'even' | 'uneven'): Promise<void> {
     const from = performance.now();
-    const lostBefore = lostSoFarMs();
+    const stopwatch = startStopwatch();
     const found = limiter.take([openLease(key, LIMIT)], 1);
     const { admitted } = found instanceof Promise ? await found : found;
-    process.latencies.push({ ms: performance.now() - from, lostMs: lostSoFarMs() - lostBefore });
+    process.latencies.push(stopwatch());
     if (admitted) process[key].push({ fromMs: from, atMs: performance.now(), cost: 1 });
   }
 

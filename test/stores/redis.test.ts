@@ -17,6 +17,7 @@ import { parseRedisUrl } from '../../src/stores/redis-url.ts';
 import { openRedis, type RedisRole } from '../../src/stores/redis.ts';
 import { startTestApp } from '../support/app.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
+import { startStopwatch } from '../support/stopwatch.ts';
 import { requireTool } from '../support/tools.ts';
 
 const COMMAND_TIMEOUT_MS = 150;
@@ -41,12 +42,12 @@ async function until(condition: () => boolean | Promise<boolean>, timeoutMs = 80
 }
 
 async function timed(work: Promise<unknown>): Promise<{ tookMs: number; failed: boolean }> {
-  const startedAtMs = performance.now();
+  const stopwatch = startStopwatch();
   const failed = await work.then(
     () => false,
     () => true,
   );
-  return { tookMs: performance.now() - startedAtMs, failed };
+  return { tookMs: stopwatch().ms, failed };
 }
 
 async function listen(t: Test, server: Server): Promise<number> {
