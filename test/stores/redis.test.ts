@@ -19,6 +19,7 @@ import { startTestApp } from '../support/app.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
 import { startStopwatch } from '../support/stopwatch.ts';
 import { requireTool } from '../support/tools.ts';
+import { until as waitUntil } from '../support/until.ts';
 
 const COMMAND_TIMEOUT_MS = 150;
 const SLACK_MS = 50;
@@ -33,13 +34,8 @@ function open(t: Test, url: string, role: RedisRole = 'limits') {
   return { redis, lines, isUp };
 }
 
-async function until(condition: () => boolean | Promise<boolean>, timeoutMs = 8000): Promise<void> {
-  const endMs = performance.now() + timeoutMs;
-  while (!(await condition())) {
-    if (performance.now() > endMs) throw new Error(`still not after ${timeoutMs} ms: ${String(condition)}`);
-    await delay(5);
-  }
-}
+const until = (condition: () => boolean | Promise<boolean>, timeoutMs?: number) =>
+  waitUntil(String(condition), condition, timeoutMs);
 
 async function timed(work: Promise<unknown>): Promise<{ tookMs: number; failed: boolean }> {
   const stopwatch = startStopwatch();
