@@ -1,10 +1,10 @@
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openEmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
 import { commandOf } from '../../src/commands/processes.ts';
-import { dropLeftovers } from './postgres.ts';
-import { endOrphans } from './processes.ts';
+import { makeDataFolder } from './folders.ts';
+import { endOrphans, forgetProcess, registerProcess } from './processes.ts';
 import { findRedisProgram } from './redis-program.ts';
 import { removeContainers } from './redis-container.ts';
 import {
@@ -48,13 +48,19 @@ async function becomeTheOnlyKeeper(): Promise<boolean> {
 async function openPostgres(): Promise<{ url: string; stop(): Promise<void> }> {
   const given = process.env.TEST_DATABASE_URL;
   if (given) return { url: given, stop: () => Promise.resolve() };
-  const postgres = await openEmbeddedPostgres({
-    dataDir: join(stateDir, 'test-postgres'),
-    say: console.log,
-    settings: { max_connections: '300', autovacuum: 'off' },
-  });
-  await dropLeftovers(postgres.url);
-  return postgres;
+  const dataDir = makeDataFolder('hardpoint-test-');
+  chmodSync(dataDir, 0o755);
+  const settings = { max_connections: '300', autovacuum: 'off' };
+  const postgres = await openEmbeddedPostgres({ dataDir, say: console.log, settings });
+  registerProcess(postgres.pid, 'postgres', dataDir);
+  return {
+    url: postgres.url,
+    async stop() {
+      await postgres.stop();
+      forgetProcess(postgres.pid);
+      rmSync(dataDir, { recursive: true, force: true });
+    },
+  };
 }
 
 /** Until the last user, and the last process of a test file, is gone. */

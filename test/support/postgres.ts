@@ -53,20 +53,6 @@ async function migrate(databaseUrl: string): Promise<void> {
   await migrateUp({ databaseUrl });
 }
 
-/** Of test files that were killed, and of earlier states of the migrations. For when nobody else uses the server. */
-export async function dropLeftovers(serverUrl: string): Promise<void> {
-  await withClient(serverUrl, async (client) => {
-    const { rows } = await client.query<{ name: string }>(
-      `select datname as name from pg_database where datname ~ '^(test|template)_' and datname <> $1`,
-      [`template_${hashMigrations()}`],
-    );
-    for (const { name } of rows) {
-      await client.query(`alter database ${name} with is_template false`);
-      await client.query(`drop database ${name} with (force)`);
-    }
-  });
-}
-
 function hashMigrations(): string {
   const hash = createHash('sha256');
   const folder = join(repositoryDir, 'migrations');

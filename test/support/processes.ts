@@ -24,13 +24,13 @@ export function forgetProcess(pid: number): void {
   rmSync(join(processesDir, String(pid)), { force: true });
 }
 
-/** Kills the registered processes whose test process is gone; returns the number of the others. */
+/** Kills the registered processes whose owner is gone; returns the number of others' whose owner lives. */
 export function endOrphans(): number {
   if (!existsSync(processesDir)) return 0;
   let remaining = 0;
   for (const pid of readdirSync(processesDir).map(Number)) {
     const registration = readRegistration(pid);
-    if (!registration) continue;
+    if (!registration || registration.ownerPid === process.pid) continue;
     if (commandOf(registration.ownerPid) !== '') {
       remaining += 1;
       continue;
