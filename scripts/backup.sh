@@ -190,14 +190,18 @@ thin() {
   rm -f "${old[@]/%/.dump}" "${old[@]/%/.dump.enc}" "${old[@]/%/.facts}"
 }
 
+# No command substitution once the trap is set: bash 5.2 that gets a signal while it reads one fails on the trap.
 schedule() {
-  local now next
-  date -u -d "today $BACKUP_AT" >/dev/null 2>&1 || die "BACKUP_AT=$BACKUP_AT must be a time such as 02:00"
+  local at now next text
+  at=$(date -u -d "today $BACKUP_AT" +%s 2>/dev/null) || die "BACKUP_AT=$BACKUP_AT must be a time such as 02:00"
+  at=$((at % 86400))
+  trap 'exit 0' TERM INT
   while true; do
-    now=$(date -u +%s)
-    next=$(date -u -d "today $BACKUP_AT" +%s)
-    [ "$next" -gt "$now" ] || next=$(date -u -d "tomorrow $BACKUP_AT" +%s)
-    say "next backup at $(date -u -d "@$next" +%FT%TZ)"
+    printf -v now '%(%s)T' -1
+    # The next moment at that second of a day; in UTC all days are equally long.
+    next=$((now + 86400 - (now - at) % 86400))
+    TZ=UTC printf -v text '%(%FT%TZ)T' "$next"
+    say "next backup at $text"
     sleep $((next - now)) &
     wait $!
     "$0" run || say "backup failed with $?: see above"
@@ -209,7 +213,7 @@ export PGPASSWORD=${PGPASSWORD:-}
 
 case ${1:-} in
   run) [ $# -eq 1 ] || usage; run ;;
-  schedule) [ $# -eq 1 ] || usage; trap 'exit 0' TERM INT; schedule ;;
+  schedule) [ $# -eq 1 ] || usage; schedule ;;
   check)
     [ $# -eq 2 ] || usage
     whole "$2"
