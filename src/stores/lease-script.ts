@@ -27,8 +27,13 @@ local now = time[1] * 1000000 + time[2]
 if now > latest then return { -1 } end
 
 local cells = {}
-local function count(ends, tokens)
+-- What ends further ahead than a window is leased, and is no reason for what was used beside it to count as long.
+local function cellOf(ends)
   local cell = math.floor(ends / width)
+  return ends > now + window and cell + 0.5 or cell
+end
+local function count(ends, tokens)
+  local cell = cellOf(ends)
   local held = cells[cell] or { ends = 0, tokens = 0 }
   held.ends = math.max(held.ends, ends)
   held.tokens = held.tokens + tokens
@@ -45,7 +50,7 @@ for ends, tokens in string.gmatch(state, '(%d+) (%d+)') do
 end
 
 if leased > 0 and known == epoch then
-  local held = cells[math.floor(leaseEnds / width)]
+  local held = cells[cellOf(leaseEnds)]
   if held and held.tokens >= leased then
     held.tokens = held.tokens - leased
   elseif leaseEnds > now then

@@ -241,6 +241,35 @@ t.test('the moment is told anew when what another limit kept back was used later
   t.equal((await ask(1, 7)).admitted, 1, `after ${last.resetMs} ms`);
 });
 
+t.test('what is used as its lease ends counts for a window, and not as long as the lease did', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  // Of the end of a lease that lives for a fifth of the window.
+  for (const beforeMs of [450, 350, 250, 150, 50]) {
+    await redis.reset();
+    const limiter = createLimiter(redis, 1, () => 'up');
+    const open = limiter.rule('minute', WINDOW_MS);
+    const ask = async (count: number, cost: number) => {
+      const asked = Array.from({ length: count }, async () => limiter.take([open('key', 100)], cost));
+      const verdicts = await Promise.all(asked);
+      await redis.settle();
+      return verdicts.at(-1) as Verdict;
+    };
+    await ask(10, 1);
+    redis.advance(1);
+    await ask(11, 1);
+    t.ok(open('key', 100).tokens > 0, 'more was leased than used');
+    redis.advance(WINDOW_MS / 5 - beforeMs);
+    await ask(1, 1);
+    redis.advance(1);
+    const refused = await ask(1, 100);
+    t.notOk(refused.admitted);
+    t.equal(refused.resetMs, WINDOW_MS - 1, 'a window after the last use');
+    redis.advance(refused.resetMs);
+    t.ok((await ask(1, 100)).admitted, `after ${refused.resetMs} ms`);
+  }
+});
+
 function schedule(...rare: fc.Arbitrary<Step>[]): fc.Arbitrary<Step[]> {
   const step = fc.oneof(
     { weight: 10, arbitrary: requests },
