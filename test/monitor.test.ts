@@ -49,7 +49,7 @@ t.test('one release, and what may become of it', async (t) => {
     const sending = Array.from({ length: clients }, async () => {
       while (!ended) {
         await read();
-        await delay(5);
+        await delay(20);
       }
     });
     if (work) {
