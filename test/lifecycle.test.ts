@@ -172,11 +172,14 @@ t.test(
     child.kill('SIGTERM');
     await until('the process drains', () => hasLine(service, 'draining'));
     const drainingSince = Date.now();
-    const ready = await ask(`${url}/health/ready`);
-    const live = await ask(`${url}/health/live`);
-    const health = await ask(`${url}/health`);
-    const read = await ask(`${url}/v1/api-keys`, headers);
-    const kept = await ask(`${url}/health/live`, {}, agent);
+    // All at once: on a slow machine one after the other may take longer than the delay.
+    const [ready, live, health, read, kept] = await Promise.all([
+      ask(`${url}/health/ready`),
+      ask(`${url}/health/live`),
+      ask(`${url}/health`),
+      ask(`${url}/v1/api-keys`, headers),
+      ask(`${url}/health/live`, {}, agent),
+    ]);
     // The parent goes away as well: that is no second reason to stop.
     child.disconnect();
 
