@@ -1,6 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
@@ -10,6 +9,7 @@ import { Redis } from 'ioredis';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
 import { openEmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
+import { findFreePort } from '../../src/commands/free-port.ts';
 import { AppError } from '../../src/errors.ts';
 import { createMetrics } from '../../src/metrics.ts';
 import { constraintOf } from '../../src/stores/postgres-errors.ts';
@@ -437,7 +437,7 @@ t.test('on one database', async (t) => {
   t.test('a server that cannot be reached is unavailable at once and never ends the process', async (t) => {
     const url = new URL(await createEmptyDatabase(t));
     const nobody = new URL(url);
-    nobody.port = String(await freePort());
+    nobody.port = String(await findFreePort());
     const stranger = new URL(url);
     stranger.password = 'not-the-password';
     const nowhere = new URL(url);
@@ -896,7 +896,7 @@ async function startPgBouncer(t: Test, program: string, database: string): Promi
   const { username, password, port } = new URL(database);
   const folder = mkdtempSync(join(tmpdir(), 'hardpoint-pgbouncer-'));
   chmodSync(folder, 0o755);
-  const listenPort = await freePort();
+  const listenPort = await findFreePort();
   const file = join(folder, 'pgbouncer.ini');
   writeFileSync(
     file,
@@ -930,12 +930,4 @@ default_pool_size = 2
     async () => (await failure(execute(url.href, 'select 1'))).err === undefined,
   );
   return url.href;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address ? address.port : 0;
 }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const IN_MEMORY = '/dev/shm';
-/** A whole run of the tests holds some 500 MB there at once. */
+/** A whole run of the tests holds some 300 MB there at once. */
 const ROOM_BYTES = 4 * 2 ** 30;
 
 /**
