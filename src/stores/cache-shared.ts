@@ -110,7 +110,7 @@ export function createSharedCache(
       store(entry) {
         clearInterval(renewal);
         if (owed.has(id)) return;
-        const leftMs = Math.max(1, Math.round(entry.times.lifeMs - entry.ageMs));
+        const leftMs = Math.max(1, Math.floor(entry.times.lifeMs - entry.ageMs));
         settle('', 0, encodeEntry(entry, { id, shape }), leftMs);
       },
       release(tooBig = false) {
