@@ -33,6 +33,14 @@ export async function proveProfiles(stack: Stack, key: string, report: Report): 
   const start = async (settings: Record<string, string>, service: string) => {
     stack.set(settings);
     await compose('up', '-d', '--no-build', '--wait', '--scale', `api=${REPLICAS}`, 'nginx', service);
+    // compose replaces them all at once: until nginx has asked for their addresses anew, it knows none.
+    await until('nginx finds the new replicas', async () => {
+      for (let nth = 0; nth < 10; nth++) {
+        if ((await send(`${stack.https}/health`)).status !== 200) return false;
+        await delay(100);
+      }
+      return true;
+    });
   };
   /** Of one day in the past, which nobody has cached. */
   const summarise = async (days: number) => {
