@@ -10,7 +10,7 @@ import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOp
  */
 export function createLog(
   options: { level: string; format: 'json' | 'pretty' },
-  destination?: DestinationStream,
+  destination: DestinationStream,
 ): Logger {
   const pinoOptions: LoggerOptions = {
     level: options.level,
@@ -36,21 +36,19 @@ export function createLog(
       remove: true,
     },
   };
-  if (destination) return pino(pinoOptions, destination);
-  if (options.format === 'json')
-    return pino(pinoOptions, createLineBuffer(pino.destination({ dest: 1, sync: true })));
+  return pino(pinoOptions, options.format === 'json' ? destination : prettify(destination));
+}
+
+function prettify(destination: DestinationStream): DestinationStream {
   // Loaded only when it is wanted: sixty modules, 3 MB.
-  const pretty = createRequire(import.meta.url)('pino-pretty') as typeof import('pino-pretty');
-  return pino(
-    pinoOptions,
-    pretty({
-      sync: true,
-      messageKey: 'message',
-      timestampKey: 'timestamp',
-      ignore: 'logger',
-      singleLine: true,
-    }),
-  );
+  const { prettyFactory } = createRequire(import.meta.url)('pino-pretty') as typeof import('pino-pretty');
+  const pretty = prettyFactory({
+    messageKey: 'message',
+    timestampKey: 'timestamp',
+    ignore: 'logger',
+    singleLine: true,
+  });
+  return { write: (line) => destination.write(pretty(line)) };
 }
 
 /** The moment of a line as pino wants it; under load many lines share a millisecond, and its text. */
@@ -64,31 +62,6 @@ function createTimestamp(): () => string {
       text = `,"timestamp":"${new Date(now).toISOString()}"`;
     }
     return text;
-  };
-}
-
-/**
- * One write for all lines of a turn of the event loop instead of one each: under load a system call
- * costs more than the line. pino flushes it for a fatal line, service.ts when the process exits; only a
- * SIGKILL can lose the lines of one turn.
- */
-function createLineBuffer(
-  destination: DestinationStream,
-): DestinationStream & { flush(): void; flushSync(): void } {
-  let pending = '';
-  const flush = () => {
-    if (pending === '') return;
-    const lines = pending;
-    pending = '';
-    destination.write(lines);
-  };
-  return {
-    write(line) {
-      if (pending === '') setImmediate(flush);
-      pending += line;
-    },
-    flush,
-    flushSync: flush,
   };
 }
 

@@ -185,6 +185,11 @@ export function createMetrics(version: string) {
       help: 'Requests slower than SLOW_REQUEST_THRESHOLD_MS',
       registers,
     }),
+    logLinesDropped: new Counter({
+      name: 'log_lines_dropped_total',
+      help: 'Log lines lost because stdout took no more: a full disk, or a reader that stalls or is gone',
+      registers,
+    }),
   };
 
   new Gauge({

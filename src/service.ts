@@ -3,6 +3,7 @@ import { buildApp } from './app.ts';
 import { ConfigError, loadConfig } from './config.ts';
 import { buildInternalApp } from './internal-app.ts';
 import { createLifecycle, shutDown, shutdownBudgetMs } from './lifecycle.ts';
+import { LogOutput } from './log-output.ts';
 import { createLog } from './logging.ts';
 import { createMetrics } from './metrics.ts';
 import { openServices } from './services.ts';
@@ -22,11 +23,15 @@ export async function runService(): Promise<void> {
 
 async function start(): Promise<void> {
   const { config, warnings } = loadConfig(process.env);
-  const log = createLog(config.log);
-  process.once('exit', () => log.flush());
-  for (const warning of warnings) log.warn(warning);
   const version = readVersion();
   const metrics = createMetrics(version);
+  const output = new LogOutput(process.stdout, {
+    onDropped: () => metrics.logLinesDropped.inc(),
+    onRecovered: (lines, cause) => log.warn({ lines, cause }, 'log lines were dropped: stdout took no more'),
+  });
+  const log = createLog(config.log, output);
+  process.once('exit', () => output.end());
+  for (const warning of warnings) log.warn(warning);
   const lifecycle = createLifecycle();
   // Loaded only when it is wanted: dozens of modules.
   const tracing =

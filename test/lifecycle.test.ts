@@ -1,4 +1,6 @@
+import autocannon from 'autocannon';
 import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
 import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
 import { connect, createServer } from 'node:net';
 import t, { type Test } from 'tap';
@@ -8,6 +10,7 @@ import { newOrder } from './support/app.ts';
 import { startTestApp, type TestApp } from './support/app.ts';
 import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
 import { startRedis } from './support/redis.ts';
+import { readSeries } from './support/series.ts';
 import { spawnService, startService, type ServiceProcess } from './support/service.ts';
 import { until } from './support/until.ts';
 
@@ -226,6 +229,83 @@ function refusesConnections(port: number): Promise<boolean> {
     socket.once('connect', () => socket.destroy());
   });
 }
+
+/** Sends requests until so many lines that stdout does not take were dropped. */
+async function dropLines({ url, metricsUrl }: ServiceProcess): Promise<void> {
+  const headers = { 'x-request-id': 'x'.repeat(64) };
+  await until(
+    'lines are dropped',
+    async () => {
+      await autocannon({ url: `${url}/v1/api-keys`, headers, connections: 20, amount: 2_000 });
+      return (await metricOf(metricsUrl, 'log_lines_dropped_total')) > 0;
+    },
+    60_000,
+  );
+}
+
+async function metricOf(metricsUrl: string, series: string): Promise<number> {
+  return readSeries(await (await fetch(`${metricsUrl}/metrics`)).text(), series);
+}
+
+t.test('a reader of stdout that stalls costs lines, not the process', { buffered: true }, async (t) => {
+  const service = await startService(t, { DATABASE_URL: await createDatabase(t) });
+  const { child, url, metricsUrl, logs } = service;
+  await until('the log is read', () => hasLine(service, 'listening'));
+  const recovered = () => logs.filter(({ message }) => String(message).includes('log lines were dropped'));
+
+  child.stdout?.pause();
+  await dropLines(service);
+  t.equal((await ask(`${url}/health/live`)).status, 200);
+  child.stdout?.resume();
+
+  await until('it says how many lines are missing', () => recovered().length > 0);
+  t.match(recovered(), [
+    { level: 'warn', lines: await metricOf(metricsUrl, 'log_lines_dropped_total'), cause: 'EAGAIN' },
+  ]);
+  child.stdout?.pause();
+  await dropLines(service);
+  child.kill('SIGTERM');
+  await until('the process ends', () => child.exitCode !== null);
+  t.equal(child.exitCode, 0);
+  child.stdout?.resume();
+});
+
+t.test('a full disk behind stdout costs lines, not the process', { buffered: true }, async (t) => {
+  const stdout = openSync('/dev/full', 'w');
+  t.teardown(() => closeSync(stdout));
+  const service = await startService(t, { DATABASE_URL: await createDatabase(t) }, [], stdout);
+
+  await dropLines(service);
+  t.equal((await ask(`${service.url}/health/ready`)).status, 200);
+  service.child.kill('SIGTERM');
+  t.equal(await service.ended, 0);
+});
+
+t.test('a reader of stdout that is gone costs lines, not the process', { buffered: true }, async (t) => {
+  const service = await startService(t, { DATABASE_URL: await createDatabase(t) });
+  service.child.stdout?.destroy();
+
+  for (let i = 0; i < 20; i++) t.equal((await ask(`${service.url}/v1/api-keys`)).status, 401);
+  service.child.kill('SIGTERM');
+  t.equal(await service.ended, 0);
+});
+
+t.test(
+  'what was logged is written at the end, also to a reader that is slow',
+  { buffered: true },
+  async (t) => {
+    const service = await startService(t, { DATABASE_URL: await createDatabase(t) });
+    const stdout = service.child.stdout;
+    await until('the log is read', () => hasLine(service, 'listening'));
+    stdout?.pause();
+    await autocannon({ url: `${service.url}/v1/api-keys`, connections: 20, amount: 2_000 });
+    stdout?.resume();
+    service.child.kill('SIGTERM');
+    t.equal(await service.ended, 0);
+    t.equal(service.logs.filter(({ message }) => message === 'request completed').length, 2_000);
+    t.match(service.logs.at(-1), { message: 'stopped' });
+  },
+);
 
 t.test('a second signal ends it at once with 1', { buffered: true }, async (t) => {
   const databaseUrl = await createDatabase(t);

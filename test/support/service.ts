@@ -18,13 +18,17 @@ export interface ServiceProcess {
   ended: Promise<number | string>;
 }
 
-/** The service as it runs in production, in a process of its own that listens by now; killed when `t` ends. */
+/**
+ * The service as it runs in production, in a process of its own that listens by now; killed when `t` ends.
+ * `stdout` is a file descriptor in the place of the pipe that `logs` is read from.
+ */
 export async function startService(
   t: Test,
   env: Record<string, string>,
   nodeArgs: string[] = [],
+  stdout?: number,
 ): Promise<ServiceProcess> {
-  const { child, logs, stderr, ended } = spawnService(t, env, nodeArgs);
+  const { child, logs, stderr, ended } = spawnService(t, env, nodeArgs, stdout);
   const listening = once(child, 'message').then(
     ([message]) => message as { url: string; metricsUrl: string },
   );
@@ -34,7 +38,12 @@ export async function startService(
 }
 
 /** The same, listening or not. */
-export function spawnService(t: Test, env: Record<string, string>, nodeArgs: string[] = []) {
+export function spawnService(
+  t: Test,
+  env: Record<string, string>,
+  nodeArgs: string[] = [],
+  stdout: number | 'pipe' = 'pipe',
+) {
   const variables = {
     API_HOST: '127.0.0.1',
     API_PORT: '0',
@@ -51,19 +60,21 @@ export function spawnService(t: Test, env: Record<string, string>, nodeArgs: str
     cwd: repositoryDir,
     // Nothing of the environment of the tests, which has loaders of its own.
     env: { PATH: process.env.PATH, ...variables },
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-  }) as ChildProcessByStdio<null, Readable, Readable>;
+    stdio: ['ignore', stdout, 'pipe', 'ipc'],
+  }) as ChildProcessByStdio<null, Readable | null, Readable>;
   const logs: Record<string, unknown>[] = [];
   let errors = '';
   let rest = '';
-  child.stdout.on('data', (chunk: Buffer) => {
+  child.stdout?.on('data', (chunk: Buffer) => {
     const lines = (rest + chunk.toString()).split('\n');
     rest = lines.pop() ?? '';
     for (const line of lines) logs.push(JSON.parse(line));
   });
   child.stderr.on('data', (chunk: Buffer) => (errors += chunk.toString()));
   // With all that it wrote. 'close' would be that, but does not come after disconnect().
-  const ended = Promise.all([once(child, 'exit'), once(child.stdout, 'end'), once(child.stderr, 'end')]).then(
+  const written = [child.stdout, child.stderr].filter((stream) => stream !== null);
+  const closed = written.map((stream) => once(stream, 'close'));
+  const ended = Promise.all([once(child, 'exit'), ...closed]).then(
     ([[code, signal]]): number | string => code ?? signal,
   );
   t.teardown(async () => {
