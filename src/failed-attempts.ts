@@ -1,51 +1,112 @@
 import { normalizeIP } from '@fastify/rate-limit';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { LRUCache } from 'lru-cache';
 
-/** Counts a failure of the client, or only tells what is left with `{ increment: false }`. */
-type CountFailures = ReturnType<FastifyInstance['createRateLimit']>;
+const MINUTE_MS = 60_000;
+const REMEMBERED_ADDRESSES = 50_000;
+/** While keys wait in the queue, one batch of them is looked up in so many ms: ten queries a second at most. */
+const BATCH_INTERVAL_MS = 100;
+const BATCH_SIZE = 500;
+const MOST_WAITING = 5_000;
+const MOST_WAITING_OF_ONE = 1_000;
 
-/** One key that an address is trying, by any number of requests at once. */
-interface Trial {
-  requests: number;
-  /** Seconds until it is welcome; 0 when it is now. */
-  wait: Promise<number>;
+interface Client {
+  failed: number;
+  /** Look-ups under way outside of the queue. */
+  running: number;
+  /** When `failed` starts again at 0, on the clock of `performance.now()`. */
+  endsAtMs: number;
 }
 
 /**
- * Bounds the work that guessing makes: who failed too often is refused before anything is looked up. Counts by
- * client address (IPv6 by /64), in this process alone: the guess of a 178-bit secret is hopeless anyway.
- * Keys that are still being looked up count, too, so that a burst in parallel finds no gap.
+ * Bounds the work that guessing makes, without refusing a valid key. Counts failures by client address (IPv6 by
+ * /64), in this process alone: the guess of a 178-bit secret is hopeless anyway. An address may have as many
+ * look-ups under way as it has failures left. Further ones wait in a queue, where one query looks up hundreds of
+ * keys: a valid key behind an address that guesses is admitted a tenth of a second later.
  */
-export function createFailedAttempts(count: CountFailures) {
-  const trialsOf = new Map<string, Map<unknown, Trial>>();
+export function createFailedAttempts(perMinute: number) {
+  const clients = new LRUCache<string, Client>({ max: REMEMBERED_ADDRESSES });
+  const nextTurn = createQueue();
 
-  async function waitSeconds(request: FastifyRequest, others: number): Promise<number> {
-    const known = await count(request, { increment: false });
-    return known.isAllowed || known.remaining > others ? 0 : Math.max(1, known.ttlInSeconds);
+  function clientOf(network: string): Client {
+    const client = clients.get(network) ?? { failed: 0, running: 0, endsAtMs: 0 };
+    if (client.endsAtMs <= performance.now()) client.failed = 0;
+    clients.set(network, client);
+    return client;
   }
 
-  /** What `look` found, or the seconds until the next attempt is welcome. */
-  return async function attempt<T extends object>(
-    request: FastifyRequest,
-    token: string | undefined,
-    look: () => T | Promise<T>,
-  ): Promise<T | { waitSeconds: number }> {
-    const address = normalizeIP(request.ip);
-    const trials = trialsOf.get(address) ?? new Map<unknown, Trial>();
-    const key = token ?? request;
-    const trial = trials.get(key) ?? { requests: 0, wait: waitSeconds(request, trials.size) };
-    trial.requests++;
-    trialsOf.set(address, trials.set(key, trial));
-    try {
-      const seconds = await trial.wait;
-      if (seconds > 0) return { waitSeconds: seconds };
-      const found = await look();
-      if ('refused' in found) await count(request);
-      return found;
-    } finally {
-      trial.requests--;
-      if (trial.requests === 0) trials.delete(key);
-      if (trials.size === 0) trialsOf.delete(address);
+  return {
+    /** What `look` finds, or undefined when too many wait already. */
+    async lookUp<T>(ip: string, look: () => Promise<T>): Promise<T | undefined> {
+      const network = normalizeIP(ip);
+      const client = clientOf(network);
+      if (client.failed + client.running >= perMinute) {
+        const turn = nextTurn(network);
+        if (!turn) return undefined;
+        await turn;
+        return look();
+      }
+      client.running++;
+      try {
+        return await look();
+      } finally {
+        client.running--;
+      }
+    },
+
+    /** Counts a failure. Seconds until the address may fail again if it has failed too often, else 0. */
+    fail(ip: string): number {
+      const client = clientOf(normalizeIP(ip));
+      if (client.failed === 0) client.endsAtMs = performance.now() + MINUTE_MS;
+      client.failed++;
+      return client.failed > perMinute ? secondsLeft(client) : 0;
+    },
+
+    /** As `fail`, without a failure. */
+    waitSeconds(ip: string): number {
+      const client = clientOf(normalizeIP(ip));
+      return client.failed >= perMinute ? secondsLeft(client) : 0;
+    },
+  };
+}
+
+function secondsLeft({ endsAtMs }: Client): number {
+  return Math.max(1, Math.ceil((endsAtMs - performance.now()) / 1000));
+}
+
+/** Gives turns in batches, to each address one after the other. Undefined when the queue is full. */
+function createQueue() {
+  const waiting = new Map<string, (() => void)[]>();
+  let size = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let lastBatchMs = -Infinity;
+
+  function schedule(): void {
+    if (size > 0) timer ??= setTimeout(serve, lastBatchMs + BATCH_INTERVAL_MS - performance.now());
+  }
+
+  function serve(): void {
+    timer = undefined;
+    lastBatchMs = performance.now();
+    let left = BATCH_SIZE;
+    // What is put back comes last: the loop goes round until nobody waits or the batch is full.
+    for (const [network, turns] of waiting) {
+      waiting.delete(network);
+      turns.shift()?.();
+      size--;
+      if (turns.length > 0) waiting.set(network, turns);
+      if (--left === 0) break;
     }
+    schedule();
+  }
+
+  return function nextTurn(network: string): Promise<void> | undefined {
+    const turns = waiting.get(network) ?? [];
+    if (size >= MOST_WAITING || turns.length >= MOST_WAITING_OF_ONE) return undefined;
+    size++;
+    return new Promise((resolve) => {
+      waiting.set(network, turns);
+      turns.push(resolve);
+      schedule();
+    });
   };
 }

@@ -1,4 +1,3 @@
-import rateLimit from '@fastify/rate-limit';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
@@ -28,21 +27,15 @@ export interface AuthOptions {
   anonymous: Principal | undefined;
 }
 
-/** What is to be done with a request: a verdict, or a refusal that asked nobody. */
-type Judgement = Verdict | { refused: AuthFailure } | { waitSeconds: number };
-
-const MINUTE_MS = 60_000;
-const REMEMBERED_ADDRESSES = 50_000;
+const OVERLOAD_RETRY_SECONDS = 2;
 
 /**
- * API keys: deny by default. A hot key is answered from memory and synchronously; anything else
- * first passes the limit on failed attempts of its address, then asks Postgres.
+ * API keys: deny by default. A hot key is answered from memory and synchronously. Any other key is looked up in
+ * Postgres; behind an address that has failed too often that takes longer, and a bad key is 429 instead of 401.
  */
 export const auth = fp<AuthOptions>(
   async (app, { keys, usage, failuresPerMinute, metrics, anonymous }) => {
-    const limit = { global: false, max: failuresPerMinute, timeWindow: MINUTE_MS };
-    await app.register(rateLimit, { ...limit, cache: REMEMBERED_ADDRESSES });
-    const attempt = createFailedAttempts(app.createRateLimit());
+    const attempts = createFailedAttempts(failuresPerMinute);
 
     app.addHook('onRoute', (route) => {
       if (route.config?.scope === undefined) {
@@ -55,20 +48,26 @@ export const auth = fp<AuthOptions>(
       reply.header('cache-control', 'no-store');
       const token = presentedKey(request);
       if (token === undefined && anonymous) return admit(anonymous);
-      const verdict = typeof token === 'string' ? keys.peek(token) : undefined;
-      if (verdict && 'principal' in verdict) return admit(verdict.principal);
+      if (typeof token !== 'string') return judge({ refused: token === undefined ? 'missing' : 'malformed' });
+      const verdict = keys.peek(token);
+      if (verdict) return judge(verdict);
+      // No guess of a stranger: the key was good before, or is being looked up already.
+      if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
+      attempts.lookUp(request.ip, () => keys.find(token)).then(judge, done);
 
-      if (typeof token === 'string' && !verdict && keys.recognizes(token)) {
-        keys.find(token).then(judge, done);
-        return;
-      }
-      attempt<Judgement>(request, token ?? undefined, () => verdict ?? look(token)).then(judge, done);
-
-      function judge(found: Judgement): void {
+      function judge(found: Verdict | { refused: AuthFailure } | undefined): void {
+        if (!found) return turnAway();
         if ('principal' in found) return admit(found.principal);
-        if ('waitSeconds' in found) return limited(found.waitSeconds);
         if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
-        fail(unauthorized(), found.refused);
+        const waitSeconds = attempts.fail(request.ip);
+        if (waitSeconds > 0) limited(waitSeconds);
+        else fail(unauthorized(), found.refused);
+      }
+
+      function turnAway(): void {
+        const waitSeconds = attempts.waitSeconds(request.ip);
+        if (waitSeconds > 0) limited(waitSeconds);
+        else done(overloaded());
       }
 
       function admit(principal: Principal): void {
@@ -91,11 +90,6 @@ export const auth = fp<AuthOptions>(
         done(error);
       }
     });
-
-    function look(token: string | null | undefined): Judgement | Promise<Verdict> {
-      if (typeof token === 'string') return keys.find(token);
-      return { refused: token === undefined ? 'missing' : 'malformed' };
-    }
   },
   { name: 'auth' },
 );
@@ -113,6 +107,12 @@ function unauthorized(): AppError {
 
 function tooManyAttempts(retryAfterSeconds: number): AppError {
   return new AppError('rate_limited', 'Too many failed attempts from this address', { retryAfterSeconds });
+}
+
+function overloaded(): AppError {
+  return new AppError('overloaded', 'Too many keys wait to be looked up; try again', {
+    retryAfterSeconds: OVERLOAD_RETRY_SECONDS,
+  });
 }
 
 /** The key of a request, undefined when there is none, null when it was sent in a way that says nothing clear. */

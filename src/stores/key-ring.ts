@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import { AppError } from '../errors.ts';
 import type { AuthFailure } from '../metrics.ts';
+import { parseToken } from './api-key-token.ts';
 import { checkKey, type CheckedKey } from './key-check.ts';
 import { createKeyLookup } from './key-lookup.ts';
 import type { Db } from './postgres.ts';
@@ -76,7 +77,8 @@ export function createKeyRing(
     /** What is known of this key without asking anybody. */
     peek(token: string): Verdict | undefined {
       const entry = known.get(token);
-      if (!entry || entry.believedUntilMs <= performance.now()) return refused.get(token);
+      if (!entry) return refused.get(token) ?? (parseToken(token) ? undefined : { refused: 'malformed' });
+      if (entry.believedUntilMs <= performance.now()) return undefined;
       return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
     },
 

@@ -6,6 +6,7 @@ import { crc32 } from 'node:zlib';
 import { Redis } from 'ioredis';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
+import { createFailedAttempts } from '../../src/failed-attempts.ts';
 import { auth } from '../../src/plugins/auth.ts';
 import { createToken, parseToken } from '../../src/stores/api-key-token.ts';
 import { KEY_MEMORY_MS } from '../../src/stores/key-ring.ts';
@@ -339,7 +340,64 @@ t.test('many cold keys at once are few queries, and each is judged by itself', a
   t.ok(queries > 0 && queries <= 10, `${queries} queries of 30 keys`);
 });
 
-t.test('guesses from one address are 429 before any look-up', async (t) => {
+t.test('keys that are looked up at the same time are no failed attempts', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey } = await startTestApp(t, { DATABASE_URL: url, AUTH_FAILURES_PER_MINUTE: '5' });
+  const tokens: string[] = [];
+  for (let i = 0; i < 100; i++) tokens.push((await issueKey()).token);
+  await slowDownLookUps(url, 0.05);
+
+  const answers = await Promise.all(tokens.map((token) => request('GET', ANYWHERE, { token })));
+
+  t.same(countBy(answers.map(({ status }) => status)), { [LET_IN]: 100 });
+  for (let i = 0; i < 5; i++) t.equal((await request('GET', ANYWHERE)).status, 401, 'nor count as some');
+});
+
+t.test('a valid key that was never seen works behind an address that guesses', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, metric } = await startTestApp(t, { DATABASE_URL: url });
+  const tokens: string[] = [];
+  for (let i = 0; i < 20; i++) tokens.push((await issueKey()).token);
+  const { id: known } = await issueKey();
+  for (let i = 0; i < 60; i++) t.equal((await request('GET', ANYWHERE)).status, 401);
+  t.equal((await request('GET', ANYWHERE)).status, 429);
+  await slowDownLookUps(url, 0.05);
+  const queriesBefore = await metric(QUERIES);
+  const startedAt = performance.now();
+
+  const guesses = Array.from({ length: 800 }, (_, index) =>
+    request('GET', ANYWHERE, { token: index % 2 ? forge(known, index) : createToken('live').token }),
+  );
+  const answers = await Promise.all(tokens.map((token) => request('GET', ANYWHERE, { token })));
+  const guessed = await Promise.all(guesses);
+
+  t.same(countBy(answers.map(({ status }) => status)), { [LET_IN]: 20 });
+  t.same(countBy(guessed.map(({ status }) => status)), { 429: 800 });
+  const queries = (await metric(QUERIES)) - queriesBefore;
+  const most = 1 + Math.ceil((performance.now() - startedAt) / 100);
+  t.ok(queries <= most, `${queries} queries for 800 guesses, at most one in 100 ms`);
+});
+
+t.test('so many look-ups wait, one address in turn with the other, and no more', async (t) => {
+  const { lookUp, fail, waitSeconds } = createFailedAttempts(1);
+  const order: string[] = [];
+  const look = (ip: string) => lookUp(ip, async () => order.push(ip));
+  t.equal(fail('10.0.0.1'), 0);
+  t.ok(fail('10.0.0.1') > 0);
+
+  const flood = Array.from({ length: 1_001 }, () => look('10.0.0.1'));
+  fail('10.0.0.2');
+  const other = look('10.0.0.2');
+
+  t.equal(await flood[1_000], undefined, 'the queue of one address is full');
+  t.ok(waitSeconds('10.0.0.1') > 50);
+  t.equal(await other, 2, 'the other one is not behind all of it');
+  await Promise.all(flood);
+  t.equal(order.length, 1_001);
+  t.equal(await look('10.0.0.3'), 1_002, 'who has not failed does not wait');
+});
+
+t.test('guesses from one address are 429, whether they come one by one or at once', async (t) => {
   const { request, metric } = await startTestApp(t, { AUTH_FAILURES_PER_MINUTE: '10' });
   const guess = (remoteAddress: string) =>
     request('GET', ANYWHERE, { token: createToken('live').token, remoteAddress });
@@ -357,7 +415,6 @@ t.test('guesses from one address are 429 before any look-up', async (t) => {
   t.equal(refused.status, 429);
   t.match(refused.json, { code: 'rate_limited' });
   t.ok(Number(refused.headers['retry-after']) > 50 && Number(refused.headers['retry-after']) <= 60);
-  t.equal(await metric(QUERIES), queries);
   t.equal(await metric('rate_limit_hits_total{limit="ip"}'), 31);
 
   t.equal((await guess('::ffff:10.0.0.1')).status, 429, 'an IPv4-mapped address is the IPv4 address');
@@ -568,14 +625,30 @@ function heapUsed(): number {
 }
 
 /** What anybody can make who knows the id of a key: all of it but the secret is right. */
-function forge(id: string): string {
-  const body = `hp_live_${id}_${'A'.repeat(30)}`;
+function forge(id: string, secret = 0): string {
+  const body = `hp_live_${id}_${String(secret).padStart(30, 'A')}`;
   const alphabet = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
   let checksum = '';
   for (let rest = crc32(body); checksum.length < 6; rest = Math.floor(rest / 62)) {
     checksum = `${alphabet[rest % 62]}${checksum}`;
   }
   return body + checksum;
+}
+
+/** Each query of a key then takes so many seconds. */
+async function slowDownLookUps(url: string, seconds: number): Promise<void> {
+  await withClient(url, async (client) => {
+    await client.query('alter table api_key rename to api_key_stored');
+    await client.query(
+      `create view api_key as select stored.* from (select pg_sleep(${seconds})) slow, api_key_stored stored`,
+    );
+  });
+}
+
+function countBy(values: number[]): Record<number, number> {
+  const counts: Record<number, number> = {};
+  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
+  return counts;
 }
 
 /** Two processes on one database and one Redis; ready when both hear what keys the other changes. */
