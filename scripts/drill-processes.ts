@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 export interface RunningProcess {
   /** SIGKILL; resolves when it has ended. */
   kill(): Promise<void>;
+  signal(name: NodeJS.Signals): void;
 }
 
 export interface ProcessOptions {
@@ -42,7 +43,7 @@ export async function startProcess(options: ProcessOptions): Promise<RunningProc
     const log = existsSync(logFile) ? readFileSync(logFile, 'utf8').trim().slice(-2000) : '';
     throw new Error(`${basename(file)} did not start:\n${log}`);
   }
-  return { kill };
+  return { kill, signal: (name) => void child.kill(name) };
 }
 
 /** Also when this process ends without: nothing may be left behind. */
