@@ -205,6 +205,13 @@ t.test('limits add up', async (t) => {
     'nginx sees who leaves',
   );
 
+  const edge = (name: string) => Number(valueOf(new RegExp(`^ *${name} (\\d+);`, 'm'), nginx));
+  t.equal(edge('worker_processes'), services.nginx?.cpus, 'auto would count the cores of the host');
+  t.ok(edge('worker_rlimit_nofile') >= 2 * edge('worker_connections'), 'a file for each side');
+  const each = edge('limit_conn connections');
+  t.ok(each >= 2 * 128, 'two connections of HTTP/2 may use all their streams');
+  t.ok(each * 8 <= edge('worker_connections') * edge('worker_processes'), 'it takes many to fill nginx');
+
   const [, keeps = '', tells = ''] = /^ {2}keepalive_timeout (\w+) (\w+);/m.exec(nginx) ?? [];
   t.ok(durationMs(keeps) > durationMs(tells), 'clients close idle connections first');
   const upstream = valueOf(/upstream api \{([\s\S]*?)\n {2}\}/, nginx);

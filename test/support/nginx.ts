@@ -35,6 +35,8 @@ export interface AskOptions {
   headers?: Record<string, string>;
   servername?: string;
   body?: string;
+  /** After so long it hangs up, and rejects. */
+  timeoutMs?: number;
 }
 
 export interface NginxAnswer {
@@ -117,7 +119,7 @@ export async function startNginx(t: Test, replicas: number[]): Promise<Nginx | u
 }
 
 function ask(port: number, path: string, options: AskOptions): Promise<NginxAnswer> {
-  const { servername = 'localhost', method = 'GET', headers = {}, body } = options;
+  const { servername = 'localhost', method = 'GET', headers = {}, body, timeoutMs } = options;
   return new Promise((resolve, reject) => {
     const sent = request({
       host: '127.0.0.1',
@@ -131,6 +133,7 @@ function ask(port: number, path: string, options: AskOptions): Promise<NginxAnsw
       rejectUnauthorized: false,
     });
     sent.once('error', reject);
+    if (timeoutMs !== undefined) sent.setTimeout(timeoutMs, () => sent.destroy(new Error('gave up')));
     sent.once('response', (response) => {
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
