@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { migrateUp } from '../src/commands/migrate.ts';
 import { createMetrics } from '../src/metrics.ts';
+import { createAfterWrite } from '../src/stores/after-write.ts';
 import { createApiKeyAdmin } from '../src/stores/api-key-admin.ts';
 import { digestToken } from '../src/stores/api-key-token.ts';
 import { apiKeySql } from '../src/stores/api-keys.ts';
@@ -50,7 +51,8 @@ export async function benchKeys(report: Report): Promise<void> {
   while (!redis.ready()) await delay(10);
 
   try {
-    const admin = createApiKeyAdmin(db, { ...SETTINGS, announce: async () => true });
+    const afterWrite = createAfterWrite({ announce: async () => true, log: deps.log });
+    const admin = createApiKeyAdmin(db, { ...SETTINGS, afterWrite });
     const wanted = {
       tenant: 'acme',
       name: 'bench',

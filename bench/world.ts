@@ -7,6 +7,7 @@ import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { migrateUp } from '../src/commands/migrate.ts';
 import { loadConfig } from '../src/config.ts';
 import { createMetrics } from '../src/metrics.ts';
+import { createAfterWrite } from '../src/stores/after-write.ts';
 import { createApiKeyAdmin } from '../src/stores/api-key-admin.ts';
 import { openPostgres } from '../src/stores/postgres.ts';
 import type { Request } from './drive.ts';
@@ -115,7 +116,8 @@ function createIssuer(env: NodeJS.ProcessEnv) {
       { ...postgres, applicationName: 'hardpoint-bench' },
       { ...deps, target: 'primary' },
     );
-    const admin = createApiKeyAdmin(db, { ...auth, announce: async () => true });
+    const afterWrite = createAfterWrite({ announce: async () => true, log: deps.log });
+    const admin = createApiKeyAdmin(db, { ...auth, afterWrite });
     const keys: IssuedKey[] = [];
     await atOnce(to - from, async (index) => {
       const tenant = `t${(from + index) % TENANTS}`;

@@ -24,6 +24,12 @@ const HEADERS = {
     required: true,
     schema: { type: 'string', format: 'uri-reference' },
   },
+  'Propagation-Delay': {
+    description:
+      'Seconds within which every process goes by the change; absent if all do already. The change itself is made',
+    required: false,
+    schema: { type: 'integer', minimum: 1 },
+  },
   RateLimit: {
     description: 'Requests left (`r`) and seconds until there are more (`t`); absent without a limit',
     required: false,

@@ -3,6 +3,7 @@ import type { Config } from './config.ts';
 import { inTime } from './in-time.ts';
 import type { Metrics } from './metrics.ts';
 import type { UsageSource } from './process-usage.ts';
+import { createAfterWrite } from './stores/after-write.ts';
 import { createApiKeyAdmin } from './stores/api-key-admin.ts';
 import { createCache, createNoCache } from './stores/cache.ts';
 import { createCursors } from './stores/cursor.ts';
@@ -57,7 +58,7 @@ export function openServices(
 
   const single = config.rateLimit.expectedReplicas === 1;
   const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
-  const events = createKeyEvents(keys, redis, config.auth.keyEnvironment, log);
+  const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
   const usage = startKeyUsage(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, log });
   const alone = cacheRedis === undefined && single;
@@ -69,6 +70,13 @@ export function openServices(
   });
   const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
   const replica = createReplicaReader({ primary: db, replica: replicaDb, marks }, deps);
+  const cache = config.cache.enabled
+    ? createCache(
+        { prefix: 'hp:cache', ...config.cache, alone },
+        { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
+      )
+    : createNoCache();
+  const afterWrite = createAfterWrite({ announce: events.announce, log, replica, cache });
   const status = startStatus({
     db,
     replica: replicaDb && replica,
@@ -82,15 +90,11 @@ export function openServices(
   return {
     db,
     replica,
-    cache: config.cache.enabled
-      ? createCache(
-          { prefix: 'hp:cache', ...config.cache, alone },
-          { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
-        )
-      : createNoCache(),
+    cache,
+    afterWrite,
     cursors: createCursors(config.secretKey),
     idempotency,
-    admin: createApiKeyAdmin(db, { ...config.auth, announce: events.announce }),
+    admin: createApiKeyAdmin(db, { ...config.auth, afterWrite }),
     auth: {
       keys,
       usage,

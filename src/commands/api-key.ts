@@ -3,6 +3,7 @@ import { pino } from 'pino';
 import { loadConfig, type Config } from '../config.ts';
 import { AppError } from '../errors.ts';
 import { createMetrics } from '../metrics.ts';
+import { createAfterWrite } from '../stores/after-write.ts';
 import { createApiKeyAdmin, type ApiKeyAdmin, type IssuedApiKey } from '../stores/api-key-admin.ts';
 import { apiKeySql, type StoredKey } from '../stores/api-keys.ts';
 import { createKeyAnnouncer, keyChannels } from '../stores/key-announcer.ts';
@@ -45,13 +46,15 @@ export async function runApiKey(args: string[], env: NodeJS.ProcessEnv): Promise
       const overlapSeconds = wholeNumber('--overlap', values.overlap ?? '0', 0, 30 * 86_400);
       return withAdmin(env, async ({ admin, db }) => {
         const { tenant } = await known(db, needId());
-        return print(await admin.rotate(tenant, needId(), overlapSeconds, ACTOR));
+        const { result, everywhere } = await admin.rotate(tenant, needId(), overlapSeconds, ACTOR);
+        warnUnless(everywhere);
+        return print(result);
       });
     }
     case 'revoke':
       return withAdmin(env, async ({ admin, db }) => {
         const { tenant } = await known(db, needId());
-        await admin.revoke(tenant, needId(), ACTOR);
+        warnUnless((await admin.revoke(tenant, needId(), ACTOR)).everywhere);
         return values.json ? JSON.stringify({ id, revoked: true }) : `Revoked: ${id}`;
       });
     default:
@@ -65,6 +68,11 @@ async function known(db: Db, id: string): Promise<StoredKey> {
   return key;
 }
 
+function warnUnless(everywhere: boolean): void {
+  if (!everywhere)
+    console.error('Not every running process could be told of it; each learns it within 5 seconds.');
+}
+
 async function withAdmin<T>(
   env: NodeJS.ProcessEnv,
   work: (parts: { admin: ApiKeyAdmin; db: Db }) => Promise<T>,
@@ -76,13 +84,10 @@ async function withAdmin<T>(
     { ...primary, poolMax: 1, applicationName: 'hardpoint-api-key' },
     { ...deps, target: 'primary' },
   );
-  const announce = async (ids: string[]) => {
-    if (!(await tellProcesses(config, deps, ids)))
-      console.error('Not every running process could be told of it; each learns it within 5 seconds.');
-    return true;
-  };
+  const announce = (ids: string[]) => tellProcesses(config, deps, ids);
+  const afterWrite = createAfterWrite({ announce, log: deps.log });
   try {
-    return await work({ admin: createApiKeyAdmin(db, { ...config.auth, announce }), db });
+    return await work({ admin: createApiKeyAdmin(db, { ...config.auth, afterWrite }), db });
   } finally {
     await db.close();
   }

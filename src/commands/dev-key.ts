@@ -1,6 +1,7 @@
 import { pino } from 'pino';
 import type { Config } from '../config.ts';
 import { createMetrics } from '../metrics.ts';
+import { createAfterWrite } from '../stores/after-write.ts';
 import { createApiKeyAdmin } from '../stores/api-key-admin.ts';
 import { parseToken } from '../stores/api-key-token.ts';
 import { createKeyRing } from '../stores/key-ring.ts';
@@ -24,7 +25,8 @@ export async function ensureKey({ auth, postgres }: Config, earlier: string | un
       if ('principal' in verdict) return earlier;
     }
     // The service starts after this, so there is no process yet that would have to hear of the key.
-    const admin = createApiKeyAdmin(db, { ...auth, announce: () => Promise.resolve(true) });
+    const afterWrite = createAfterWrite({ announce: () => Promise.resolve(true), log: deps.log });
+    const admin = createApiKeyAdmin(db, { ...auth, afterWrite });
     return (await admin.create(WANTED, ACTOR)).token;
   } finally {
     await db.close();

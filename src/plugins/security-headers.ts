@@ -76,6 +76,7 @@ export const securityHeaders = fp<{ headers: Record<string, string>; corsOrigins
         'ratelimit-policy',
         'retry-after',
         'idempotency-replayed',
+        'propagation-delay',
       ],
       maxAge: 600,
     });

@@ -1,6 +1,7 @@
 import { AppError } from '../errors.ts';
 import { createToken, digestToken, tokenHint } from './api-key-token.ts';
 import { apiKeyChangeSql, type ApiKeyChange } from './api-key-changes.ts';
+import type { AfterWrite, Written } from './after-write.ts';
 import { apiKeySql, type ApiKey } from './api-keys.ts';
 import { auditSql, type Actor, type NewAuditEvent } from './audit.ts';
 import type { Db, Tx } from './postgres.ts';
@@ -8,8 +9,7 @@ import type { Db, Tx } from './postgres.ts';
 export interface ApiKeyAdminOptions {
   keySecret: string;
   keyEnvironment: string;
-  /** Tells every process that keys changed; resolves when they know, or to false when they cannot be told. */
-  announce: (ids: string[], requestId: string | null) => Promise<boolean>;
+  afterWrite: AfterWrite;
 }
 
 export interface CreateApiKey {
@@ -30,8 +30,8 @@ export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
 
 /**
  * What an administrator can do to keys, for the command and for /v1/api-keys alike: each act and
- * its audit event are one transaction, and no act returns before every process has been told. When they
- * cannot be told, what was done stands and the act rejects with `unavailable`.
+ * its audit event are one transaction, and no act returns before every process has been told, or is known
+ * to be out of reach: see `Written`.
  */
 export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
   async function issue(tx: Tx, wanted: CreateApiKey): Promise<IssuedApiKey> {
@@ -46,22 +46,24 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
     return apiKeyChangeSql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
   }
 
-  async function tellEverybody(id: string, { requestId }: Actor): Promise<void> {
-    if (await options.announce([id], requestId)) return;
-    throw new AppError(
-      'unavailable',
-      'The change is made, but Redis is away: other processes may go by the old state of the key for 5 seconds',
-      { retryAfterSeconds: 5 },
-    );
+  function write<T>(
+    tenant: string,
+    id: string,
+    { requestId }: Actor,
+    work: (tx: Tx) => Promise<T>,
+  ): Promise<Written<T>> {
+    return options.afterWrite(db.transaction(work), { tenant, requestId, apiKeys: [id] });
   }
 
   return {
     async create(wanted: CreateApiKey, actor: Actor): Promise<IssuedApiKey> {
-      return db.transaction(async (tx) => {
+      const created = db.transaction(async (tx) => {
         const issued = await issue(tx, wanted);
         await audit(tx, wanted.tenant, issued.key.id, actor, 'api_key.created', { scopes: wanted.scopes });
         return issued;
       });
+      const changes = { tenant: wanted.tenant, requestId: actor.requestId };
+      return (await options.afterWrite(created, changes)).result;
     },
 
     /** Stores a key that was made elsewhere (API_KEYS); does nothing when it is known already. */
@@ -73,8 +75,9 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, wanted.tenant, id, actor, 'api_key.created', detail);
         return true;
       });
+      const changes = { tenant: wanted.tenant, requestId: actor.requestId, apiKeys: [id] };
       // Somebody may have presented it already, and been told that it is unknown.
-      if (isNew) await options.announce([id], actor.requestId);
+      if (isNew) await options.afterWrite(Promise.resolve(), changes);
       return isNew;
     },
 
@@ -88,8 +91,8 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
       overlapSeconds: number,
       actor: Actor,
       check?: (current: ApiKey) => void,
-    ): Promise<IssuedApiKey> {
-      const issued = await db.transaction(async (tx) => {
+    ): Promise<Written<IssuedApiKey>> {
+      return write(tenant, id, actor, async (tx) => {
         const old = await apiKeySql.lock(tx, tenant, id);
         if (!old) throw new AppError('not_found', 'There is no such key');
         check?.(old);
@@ -103,9 +106,6 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
-      // Told or not: the new token is known now or never.
-      await options.announce([id], actor.requestId);
-      return issued;
     },
 
     /** `check` throws when the actor may not change this key, or knows an older state of it. */
@@ -115,8 +115,8 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
       change: ApiKeyChange,
       actor: Actor,
       check?: (current: ApiKey) => void,
-    ): Promise<ApiKey> {
-      const key = await db.transaction(async (tx) => {
+    ): Promise<Written<ApiKey>> {
+      return write(tenant, id, actor, async (tx) => {
         const current = await apiKeySql.lock(tx, tenant, id);
         if (current && !current.revokedAt) check?.(current);
         const changed = await apiKeyChangeSql.change(tx, tenant, id, change);
@@ -124,20 +124,17 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
         return changed;
       });
-      await tellEverybody(id, actor);
-      return key;
     },
 
     /** Final, and the same when it is repeated. */
-    async revoke(tenant: string, id: string, actor: Actor): Promise<void> {
-      await db.transaction(async (tx) => {
+    async revoke(tenant: string, id: string, actor: Actor): Promise<Written<void>> {
+      return write(tenant, id, actor, async (tx) => {
         if (await apiKeyChangeSql.revoke(tx, tenant, id)) {
           await audit(tx, tenant, id, actor, 'api_key.revoked', {});
         } else if (!(await apiKeySql.find(tx, tenant, id))) {
           throw new AppError('not_found', 'There is no such key');
         }
       });
-      await tellEverybody(id, actor);
     },
   };
 }

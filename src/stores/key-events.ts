@@ -11,7 +11,7 @@ import type { RedisHandle } from './redis.ts';
 export function createKeyEvents(
   ring: KeyRing,
   redis: RedisHandle | undefined,
-  environment: string,
+  { environment, single }: { environment: string; single: boolean },
   log: Logger,
 ) {
   const { changes, ofProcess } = keyChannels(environment);
@@ -33,10 +33,10 @@ export function createKeyEvents(
       return subscription?.live();
     },
 
-    /** Resolves when every process knows that these keys changed, or no longer remembers them; false: Redis is away. */
+    /** Resolves when every process knows that these keys changed, or no longer remembers them; false: they cannot be told. */
     async announce(ids: string[], requestId: string | null): Promise<boolean> {
       for (const id of ids) ring.forget(id);
-      return (await tellOthers?.(ids, requestId)) !== 'unreachable';
+      return tellOthers ? (await tellOthers(ids, requestId)) !== 'unreachable' : single;
     },
   };
 }

@@ -80,6 +80,11 @@ export function isStalePlan(err: unknown): boolean {
   return err instanceof DatabaseError && err.code === '0A000' && err.routine === 'RevalidateCachedQuery';
 }
 
+/** Postgres itself said no, and lives on. After anything else, a COMMIT may have been done. */
+export function isRefusal(err: unknown): boolean {
+  return err instanceof DatabaseError && !isConnectionLoss(err);
+}
+
 export function isConnectionLoss(err: unknown): boolean {
   if (err instanceof DatabaseError) return /^(08|57P)/.test(err.code ?? '');
   if (!(err instanceof Error)) return false;
@@ -87,7 +92,7 @@ export function isConnectionLoss(err: unknown): boolean {
   return 'syscall' in err || /^(Connection terminated|Client (has encountered|was closed))/.test(err.message);
 }
 
-export function isClientTimeout(err: unknown): boolean {
+function isClientTimeout(err: unknown): boolean {
   return err instanceof Error && err.message === 'Query read timeout';
 }
 

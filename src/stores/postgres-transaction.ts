@@ -1,6 +1,7 @@
 import type { Tx } from './postgres.ts';
 import type { Session } from './postgres-session.ts';
-import { isClientTimeout, isConnectionLoss, toAppError, unknownOutcome } from './postgres-errors.ts';
+import { AppError } from '../errors.ts';
+import { isRefusal, toAppError, unknownOutcome } from './postgres-errors.ts';
 
 /** How long a ROLLBACK may take; the connection is dropped otherwise, which rolls back as well. */
 const ROLLBACK_TIMEOUT_MS = 1000;
@@ -50,8 +51,8 @@ async function commit(session: Session, failure: unknown): Promise<void> {
   const lost = session.brokenBy();
   if (lost !== undefined) throw toAppError(lost);
   const { command } = await session.run({ text: 'commit' }).catch((err: unknown) => {
-    const cause = err instanceof Error ? err.cause : undefined;
-    throw isConnectionLoss(cause) || isClientTimeout(cause) ? unknownOutcome(cause) : err;
+    const cause = err instanceof AppError ? err.cause : err;
+    throw isRefusal(cause) ? err : unknownOutcome(cause);
   });
   if (command !== 'COMMIT')
     throw failure ?? new Error('The transaction was rolled back instead of committed');

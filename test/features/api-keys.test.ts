@@ -10,9 +10,11 @@ import { newOrder } from '../support/app.ts';
 // example:end
 import { startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
-import { redisUrl } from '../support/redis.ts';
+import { redisUrl, startRedis } from '../support/redis.ts';
 import { repositoryDir } from '../support/servers.ts';
 import { programOf } from '../support/service.ts';
+import { startTcpProxy } from '../support/tcp-proxy.ts';
+import { until } from '../support/until.ts';
 
 const TOKEN = /^hp_live_[0-9A-Za-z]{12}_[0-9A-Za-z]{36}$/;
 const ANYWHERE = '/v1/nowhere';
@@ -429,6 +431,67 @@ t.test('an act whose audit event cannot be written does not happen', async (t) =
   const { data } = (await request('GET', '/v1/api-keys', { token })).json;
   t.equal(data.length, 2);
   t.ok(data.every((key: { revokedAt: unknown }) => key.revokedAt === null));
+});
+
+t.test('an act on a key whose answer to COMMIT got lost is known to every process', async (t) => {
+  const redis = await redisUrl(t);
+  if (!redis) return;
+  const url = await createDatabase(t);
+  const proxy = await startTcpProxy(t, Number(new URL(url).port));
+  const throughProxy = Object.assign(new URL(url), { hostname: '127.0.0.1', port: String(proxy.port) }).href;
+  const env = { REDIS_URL: redis, EXPECTED_REPLICAS: '2', API_KEY_SECRET };
+  const cut = await startTestApp(t, { DATABASE_URL: throughProxy, ...env });
+  const other = await startTestApp(t, { DATABASE_URL: url, ...env });
+  const { token: admin } = await cut.issueKey();
+  const hears = async ({ request }: TestApp) => (await request('GET', '/health')).json.redis === 'connected';
+  for (const app of [cut, other]) await until('Redis is there', () => hears(app));
+
+  for (const [act, status] of [
+    [(id: string) => cut.request('DELETE', `/v1/api-keys/${id}`, { token: admin }), 401],
+    [(id: string) => cut.request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: {} }), 401],
+    [(id: string) => change(cut.request, id, { token: admin, body: { scopes: ['a:b'] } }), 403],
+  ] as const) {
+    const { id, token } = await cut.issueKey();
+    const path = '/v1/audit-events';
+    t.equal((await other.request('GET', path, { token })).status, 200);
+    proxy.loseAnswerTo('commit\0');
+    t.match(await act(id), { status: 504, json: { code: 'timeout' } });
+    t.equal((await other.request('GET', path, { token })).status, status);
+  }
+});
+
+t.test('an act on a key is done and answered so while Redis is away', async (t) => {
+  const redis = await startRedis(t);
+  if (!redis) return;
+  const { request, issueKey } = await startTestApp(t, { REDIS_URL: redis.url });
+  const [{ token: admin }, { id }, other] = [await issueKey(), await issueKey(), await issueKey()];
+  const isConnected = async () => (await request('GET', '/health')).json.redis === 'connected';
+  await until('Redis is there', isConnected);
+  const rename = (name: string) => change(request, id, { token: admin, body: { name } });
+  const told = await rename('with Redis');
+  t.match([told.status, told.headers['propagation-delay']], [200, undefined]);
+
+  await redis.stop();
+  for (const name of ['once', 'again']) {
+    const { status, json, headers } = await rename(name);
+    t.match([status, json.name, headers['propagation-delay']], [200, name, '5'], 'a retry meets no 412');
+  }
+  const rotated = await request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: {} });
+  t.match([rotated.status, rotated.headers['propagation-delay']], [201, '5']);
+  const revoked = await request('DELETE', `/v1/api-keys/${other.id}`, { token: admin });
+  t.match([revoked.status, revoked.headers['propagation-delay']], [204, '5']);
+  const created = await request('POST', '/v1/api-keys', {
+    token: admin,
+    body: { name: 'x', scopes: ['a:b'] },
+  });
+  t.match([created.status, created.headers['propagation-delay']], [201, undefined], 'nobody knew it before');
+
+  await redis.start();
+  await until('Redis is back', isConnected);
+  await until('all are told', async () => {
+    const { status, headers } = await request('DELETE', `/v1/api-keys/${other.id}`, { token: admin });
+    return status === 204 && headers['propagation-delay'] === undefined;
+  });
 });
 
 t.test('API_KEYS are stored once, and a revoked one stays revoked', async (t) => {

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import type { Client } from 'pg';
 import t, { type Test } from 'tap';
 import { createToken } from '../../src/stores/api-key-token.ts';
@@ -6,6 +7,7 @@ import { newOrder, startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
 import { redisUrl } from '../support/redis.ts';
 import { startService } from '../support/service.ts';
+import { startTcpProxy } from '../support/tcp-proxy.ts';
 import { until } from '../support/until.ts';
 
 const QUERIES = 'db_query_latency_seconds_count{target="primary"}';
@@ -705,6 +707,69 @@ t.test('a crash leaves the effect and its answer, or neither', async (t) => {
     pairs.filter(({ reference, key }) => !reference || !key),
     [],
   );
+});
+
+t.test('a write whose answer to COMMIT got lost is a write to everybody who reads', async (t) => {
+  const redis = await redisUrl(t);
+  if (!redis) return;
+  const url = await createDatabase(t);
+  const proxy = await startTcpProxy(t, Number(new URL(url).port));
+  const throughProxy = Object.assign(new URL(url), { hostname: '127.0.0.1', port: String(proxy.port) }).href;
+  const cut = await startTestApp(t, {
+    DATABASE_URL: throughProxy,
+    // Not to read from: a write position is recorded only if there is a replica.
+    DATABASE_URL_REPLICA: url,
+    REDIS_URL: redis,
+  });
+  const other = await startTestApp(t, { DATABASE_URL: url, REDIS_URL: redis });
+  const { token } = await cut.issueKey();
+  const store = new Redis(redis);
+  t.teardown(() => store.disconnect());
+  const today = new Date().toISOString().slice(0, 10);
+  const statuses = async ({ request }: TestApp) => {
+    const { json } = await request('GET', `/v1/orders/summary?from=${today}&to=${today}`, { token });
+    return json.rows.map((row: { status: string; orders: number }) => `${row.status} ${row.orders}`).join();
+  };
+  const everywhere = (wanted: string) =>
+    until(wanted || 'no order', async () =>
+      (await Promise.all([cut, other].map(statuses))).every((found) => found === wanted),
+    );
+  const writes = async (write: () => Promise<{ status: number; json: any }>, atOnce = false) => {
+    await store.del('hp:wrote:acme');
+    proxy.loseAnswerTo('commit\0', atOnce);
+    const { status, json } = await write();
+    t.match([status, json], [504, { code: 'timeout', detail: /unknown whether/ }]);
+    t.equal(await store.exists('hp:wrote:acme'), 1, 'its position is recorded');
+  };
+  await everywhere('');
+
+  const post = { token, body: newOrder(), headers: { 'idempotency-key': 'lost' } };
+  await writes(() => cut.request('POST', '/v1/orders', post));
+  await everywhere('pending 1');
+  const { status, json, headers } = await cut.request('POST', '/v1/orders', post);
+  t.match([status, headers['idempotency-replayed']], [201, 'true']);
+  const order = `/v1/orders/${json.id}`;
+  const read = async () => (await other.request('GET', order, { token })).json.status;
+  t.equal(await read(), 'pending');
+
+  await writes(() => patch(cut.request, token, order, '"1"', 'paid'));
+  await everywhere('paid 1');
+  t.equal(await read(), 'paid');
+
+  await withClient(url, (client) =>
+    client.query(`
+      create function wait() returns trigger language plpgsql as
+        $$ begin perform pg_sleep(1); return null; end $$;
+      create constraint trigger wait after update on orders
+        deferrable initially deferred for each row execute function wait()`),
+  );
+  await writes(() => patch(cut.request, token, order, '"2"', 'shipped'), true);
+  t.equal(await read(), 'paid', 'the COMMIT still runs');
+  await until('it is over and read', async () => (await read()) === 'shipped');
+
+  await writes(() => cut.request('DELETE', order, { token, headers: { 'if-match': '"3"' } }));
+  await everywhere('');
+  t.equal((await other.request('GET', order, { token })).status, 404);
 });
 
 function patch(

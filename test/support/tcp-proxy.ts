@@ -25,6 +25,11 @@ export interface TcpProxy {
   /** Connections break, and new ones are refused, until `accept`. */
   refuse(): Promise<void>;
   accept(): Promise<void>;
+  /**
+   * The next time that the client says this, the server hears it and the client loses its connection: once
+   * the server has answered, or `atOnce`.
+   */
+  loseAnswerTo(text: string, atOnce?: boolean): void;
   /** Connections break, and there are no new ones. */
   close(): void;
 }
@@ -33,6 +38,7 @@ export interface TcpProxy {
 export async function openTcpProxy(target: number): Promise<TcpProxy> {
   const sockets = new Set<Socket>();
   let [isCut, isHeld, resets] = [false, false, false];
+  let lost: { text: string; atOnce: boolean } | undefined;
 
   const forward = (from: Socket, to: Socket, slow: boolean) => {
     let freeAtMs = 0;
@@ -79,6 +85,21 @@ export async function openTcpProxy(target: number): Promise<TcpProxy> {
       return;
     }
     const upstream = connect(target, '127.0.0.1');
+    client.on('data', (data) => {
+      if (!lost || !data.includes(lost.text)) return;
+      const { atOnce } = lost;
+      lost = undefined;
+      upstream.removeAllListeners('data').once('data', () => {
+        client.destroy();
+        upstream.destroy();
+      });
+      // Half closed: the server goes on until it wants to answer.
+      if (atOnce)
+        client
+          .removeAllListeners('close')
+          .on('close', () => sockets.delete(client))
+          .destroy();
+    });
     forward(client, upstream, false);
     forward(upstream, client, true);
   });
@@ -91,6 +112,9 @@ export async function openTcpProxy(target: number): Promise<TcpProxy> {
     jitterMs: 0,
     bytesPerSecond: Infinity,
     closeDelayMs: 0,
+    loseAnswerTo(text, atOnce = false) {
+      lost = { text, atOnce };
+    },
     cut: () => void (isCut = true),
     mend() {
       isCut = false;

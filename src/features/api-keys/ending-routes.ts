@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
-import { etagOf, toJson } from './representation.ts';
+import { etagOf, tellPropagation, toJson } from './representation.ts';
 import * as schema from './schema.ts';
 
 const TAGS = ['api-keys'];
@@ -24,21 +24,22 @@ export function endingRoutes(scope: FastifyInstance, { admin }: { admin: ApiKeyA
         params: schema.ApiKeyId,
         body: schema.RotateApiKey,
         response: { 201: schema.IssuedApiKey },
-        answerHeaders: ['Location', 'ETag'],
+        answerHeaders: ['Location', 'ETag', 'Propagation-Delay'],
         failures: ['conflict'],
       },
     },
     async (request, reply) => {
       const { tenant } = callerOf(request);
       const { overlapSeconds } = request.body;
-      const { key, token } = await admin.rotate(
+      const { result, everywhere } = await admin.rotate(
         tenant,
         request.params.id,
         overlapSeconds,
         actorOf(request),
         (current) => refuseMoreThanOwn(request, current.scopes),
       );
-      return reply
+      const { key, token } = result;
+      return tellPropagation(reply, everywhere)
         .code(201)
         .headers({ location: `/v1/api-keys/${key.id}`, etag: etagOf(key) })
         .send({ ...toJson(key), token });
@@ -55,11 +56,13 @@ export function endingRoutes(scope: FastifyInstance, { admin }: { admin: ApiKeyA
         summary: 'Revoke a key, for ever and on every process',
         params: schema.ApiKeyId,
         response: { 204: z.null().describe('Revoked') },
+        answerHeaders: ['Propagation-Delay'],
       },
     },
     async (request, reply) => {
-      await admin.revoke(callerOf(request).tenant, request.params.id, actorOf(request));
-      return reply.code(204).send();
+      const { tenant } = callerOf(request);
+      const { everywhere } = await admin.revoke(tenant, request.params.id, actorOf(request));
+      return tellPropagation(reply, everywhere).code(204).send();
     },
   );
 }

@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto';
+import type { FastifyReply } from 'fastify';
 import type { ApiKey } from '../../stores/api-keys.ts';
+import { KEY_MEMORY_MS } from '../../stores/key-ring.ts';
 
 /** A key as the API shows it: moments as text. */
 export function toJson(key: ApiKey) {
@@ -16,6 +18,12 @@ export function toJson(key: ApiKey) {
 export function etagOf({ name, scopes, limitPerMinute, expiresAt, revokedAt, replacedBy }: ApiKey): string {
   const state = JSON.stringify([name, scopes, limitPerMinute, expiresAt, revokedAt, replacedBy]);
   return `"${createHash('sha256').update(state).digest('base64url').slice(0, 22)}"`;
+}
+
+/** The change is made; if other processes could not be told of it, the client learns when they follow. */
+export function tellPropagation<R extends Pick<FastifyReply, 'header'>>(reply: R, everywhere: boolean): R {
+  if (!everywhere) reply.header('propagation-delay', String(KEY_MEMORY_MS / 1000));
+  return reply;
 }
 
 export function dateOf(moment: string | null): Date | null {

@@ -10,7 +10,7 @@ import type { ZodProvider } from '../../zod-provider.ts';
 import { auditRoutes } from './audit-routes.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
 import { endingRoutes } from './ending-routes.ts';
-import { dateOf, etagOf, toJson } from './representation.ts';
+import { dateOf, etagOf, tellPropagation, toJson } from './representation.ts';
 import * as schema from './schema.ts';
 
 export interface ApiKeyRoutesOptions {
@@ -106,7 +106,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         headers: IfMatch,
         body: schema.ApiKeyChange,
         response: { 200: schema.ApiKey },
-        answerHeaders: ['ETag'],
+        answerHeaders: ['ETag', 'Propagation-Delay'],
       },
     },
     async (request, reply) => {
@@ -123,9 +123,10 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         if (etagOf(current) === known) return;
         throw new AppError('precondition_failed', 'The key was changed in the meantime; read it again');
       };
-      const key = await admin.change(callerOf(request).tenant, params.id, change, actorOf(request), check);
-      reply.header('etag', etagOf(key));
-      return toJson(key);
+      const { tenant } = callerOf(request);
+      const { result, everywhere } = await admin.change(tenant, params.id, change, actorOf(request), check);
+      tellPropagation(reply, everywhere).header('etag', etagOf(result));
+      return toJson(result);
     },
   );
 

@@ -40,16 +40,18 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const caller = callerOf(request);
-      const answer = await idempotency.run(request.idempotency, async (tx) => {
-        const order = await service.create(tx, caller, request.body);
-        const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
-        return { status: 201, headers, body: order };
-      });
-      const order = answer.body as schema.Order;
+      const answer = await service.create(callerOf(request), request.body, (create) =>
+        idempotency.run(request.idempotency, async (tx) => {
+          const order = await create(tx);
+          const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
+          return { status: 201, headers, body: order };
+        }),
+      );
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
-      else await service.created(caller, order);
-      return reply.code(201).headers(answer.headers).send(order);
+      return reply
+        .code(201)
+        .headers(answer.headers)
+        .send(answer.body as schema.Order);
     },
   );
 

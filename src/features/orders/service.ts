@@ -5,6 +5,7 @@ import type { Metrics } from '../../metrics.ts';
 import type { CacheEntry } from '../../stores/cache-entry.ts';
 import { shapeOf } from '../../stores/cache-text.ts';
 import type { Cache, CacheReadOptions } from '../../stores/cache.ts';
+import type { AfterWrite } from '../../stores/after-write.ts';
 import type { Db, Tx } from '../../stores/postgres.ts';
 import type { ReplicaReader } from '../../stores/replica.ts';
 import { orderSql } from './repository.ts';
@@ -45,12 +46,14 @@ export interface OrderServiceDeps {
   db: Db;
   replica: ReplicaReader;
   cache: Cache;
+  afterWrite: AfterWrite;
   metrics: Metrics;
   maxRows: number;
 }
 
 /** The rules of orders and what is cached of them; knows neither HTTP nor SQL. */
-export function createOrderService({ db, replica, cache, metrics, maxRows }: OrderServiceDeps) {
+export function createOrderService(deps: OrderServiceDeps) {
+  const { db, replica, cache, metrics, maxRows } = deps;
   const reached = metrics.counter({
     name: 'orders_reached_status_total',
     help: 'Orders that came to a status',
@@ -59,25 +62,14 @@ export function createOrderService({ db, replica, cache, metrics, maxRows }: Ord
   const orderKey = (tenant: string, id: string) => ({ tenant, name: 'order', id });
   const summariesKey = (tenant: string) => ({ tenant, name: 'order-summaries', id: '' });
 
-  /** After the commit, never before: a reader in between would put the old row back. */
-  async function changed({ tenant, requestId }: Caller, id: string): Promise<void> {
-    await replica.markWrite(tenant, requestId);
-    await cache.invalidate(orderKey(tenant, id), summariesKey(tenant));
-  }
-
   /** Nobody knows which ranges are cached: all hold this name, and a change has it replaced. */
   function summariesName(tenant: string): Promise<string | undefined> {
     return cache.get(summariesKey(tenant), async () => randomUUID(), { ttlSeconds: DAY_SECONDS });
   }
 
-  /** The answer to a commit may get lost: what may have been changed is not kept either. */
-  async function change<T>(caller: Caller, id: string, work: (tx: Tx) => Promise<T>): Promise<T> {
-    const result = await db.transaction(work).catch(async (error: unknown) => {
-      if (error instanceof AppError && error.code === 'timeout') await changed(caller, id);
-      throw error;
-    });
-    await changed(caller, id);
-    return result;
+  async function write<T>({ tenant, requestId }: Caller, id: string, transaction: Promise<T>): Promise<T> {
+    const cached = [orderKey(tenant, id), summariesKey(tenant)];
+    return (await deps.afterWrite(transaction, { tenant, requestId, cached })).result;
   }
 
   async function current(tx: Tx, tenant: string, id: string, version: number): Promise<Order> {
@@ -88,14 +80,21 @@ export function createOrderService({ db, replica, cache, metrics, maxRows }: Ord
   }
 
   return {
-    /** Inside the caller's transaction; call `created` once it is committed. */
-    create(tx: Tx, { tenant }: Caller, wanted: NewOrder): Promise<Order> {
-      return orderSql.insert(tx, tenant, uuidv7(), wanted, totalOf(wanted.items));
-    },
-
-    created(caller: Caller, order: Order): Promise<void> {
-      reached.inc({ status: order.status });
-      return changed(caller, order.id);
+    /** `once` runs the work in a transaction, unless it was done by an earlier request: then nothing is counted. */
+    async create<T>(
+      caller: Caller,
+      wanted: NewOrder,
+      once: (work: (tx: Tx) => Promise<Order>) => Promise<T>,
+    ): Promise<T> {
+      const id = uuidv7();
+      let created: Order | undefined;
+      const transaction = once(async (tx) => {
+        created = await orderSql.insert(tx, caller.tenant, id, wanted, totalOf(wanted.items));
+        return created;
+      });
+      const result = await write(caller, id, transaction);
+      if (created) reached.inc({ status: created.status });
+      return result;
     },
 
     /** Throws `not_found`. */
@@ -120,7 +119,7 @@ export function createOrderService({ db, replica, cache, metrics, maxRows }: Ord
 
     async setStatus(caller: Caller, id: string, version: number, status: OrderStatus): Promise<Order> {
       const { tenant } = caller;
-      const order = await change(caller, id, async (tx) => {
+      const moved = db.transaction(async (tx) => {
         const { status: from } = await current(tx, tenant, id, version);
         if (!TRANSITIONS[from].includes(status)) {
           const allowed = TRANSITIONS[from].join(' or ') || 'nothing else';
@@ -133,16 +132,18 @@ export function createOrderService({ db, replica, cache, metrics, maxRows }: Ord
         if (!updated) throw staleVersion();
         return updated;
       });
+      const order = await write(caller, id, moved);
       reached.inc({ status });
       return order;
     },
 
     async remove(caller: Caller, id: string, version: number): Promise<void> {
       const { tenant } = caller;
-      await change(caller, id, async (tx) => {
+      const removed = db.transaction(async (tx) => {
         await current(tx, tenant, id, version);
         if (!(await orderSql.remove(tx, tenant, id, version))) throw staleVersion();
       });
+      await write(caller, id, removed);
     },
 
     /** Reads a replica when it has seen the tenant's own writes. */
