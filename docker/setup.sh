@@ -60,6 +60,9 @@ put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$redis@sentinel-1,s
 put api 65532:65532 redis_cache_url "redis://app:$redis@redis-cache:6379"
 put api 65532:65532 api_key_secret "$key_secret"
 put api 65532:65532 secret_key "$secret_key"
+for name in api_keys otel_exporter_otlp_headers; do
+  [ ! -s "$given/$name" ] || put api 65532:65532 "$name" "$(cat "$given/$name")"
+done
 put migrate 65532:65532 database_url "postgres://migrator:$migrator@postgres:5432/hardpoint"
 put postgres 999:999 superuser "$superuser"
 put postgres 999:999 migrator "$migrator"

@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # Sourced by deploy.sh: what must hold before anything is touched. All problems are told at once.
 
+# Variables of the service that compose.yaml does not pass on: .env.example says what decides instead.
+FIXED_BY_COMPOSE='API_HOST API_PORT METRICS_PORT TRUSTED_PROXIES ENFORCE_HTTPS API_KEY_SECRET SECRET_KEY
+  DATABASE_URL DATABASE_URL_REPLICA DATABASE_MIGRATION_URL REDIS_URL REDIS_CACHE_URL DRAIN_DELAY_SECONDS
+  SHUTDOWN_TIMEOUT_SECONDS'
+
 PROBLEMS=()
 problem() { PROBLEMS+=("$1"); }
 
@@ -63,7 +68,7 @@ private() { # FILE
 }
 
 check_env_file() {
-  local names
+  local names name without_effect=()
   if [ ! -f "$ENV_FILE" ]; then
     problem "there is no $ENV_FILE: cp .env.example $ENV_FILE, chmod 600 $ENV_FILE, and set what differs here"
     return
@@ -71,6 +76,11 @@ check_env_file() {
   private "$ENV_FILE"
   names=$(grep -iE '^[A-Z0-9_]+=.*(change.?me|placeholder|your[_-]|<[^>]+>|example\.(com|org)|xxxx)' "$ENV_FILE" | cut -d= -f1) || true
   [ -z "$names" ] || problem "placeholders in $ENV_FILE, set real values: ${names//$'\n'/, }"
+  for name in $FIXED_BY_COMPOSE; do
+    [ -z "$(setting "$name" '')" ] || without_effect+=("$name")
+  done
+  [ ${#without_effect[@]} -eq 0 ] ||
+    problem "without effect in $ENV_FILE, because compose.yaml fixes them: ${without_effect[*]}; .env.example says what to use instead"
   case $(setting CORS_ORIGINS '') in
     *'*'*) problem 'CORS_ORIGINS with * lets every site read answers: name the origins' ;;
   esac

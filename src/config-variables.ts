@@ -10,24 +10,46 @@ export interface Variable<T = unknown> extends Kind<T> {
   default: string;
   description: string;
   required?: true;
+  /** What decides instead in the stack of compose.yaml, which fixes this one. */
+  compose?: string;
 }
 
-function variable<T>(kind: Kind<T>, preset: string, description: string): Variable<T> {
-  return { ...kind, default: preset, description };
+function variable<T>(kind: Kind<T>, preset: string, description: string, compose?: string): Variable<T> {
+  return { ...kind, default: preset, description, ...(compose && { compose }) };
 }
 
 const http = {
-  API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which both ports listen.'),
-  API_PORT: variable(wholeNumber(0, 65535), '8000', 'Port of the API; 0 takes any free one.'),
+  API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which both ports listen.', 'it is 0.0.0.0'),
+  API_PORT: variable(
+    wholeNumber(0, 65535),
+    '8000',
+    'Port of the API; 0 takes any free one.',
+    'it is 8000, and HTTPS_PORT is what nginx publishes',
+  ),
   METRICS_ENABLED: variable(flag, 'true', 'Serve /metrics on METRICS_PORT.'),
-  METRICS_PORT: variable(wholeNumber(0, 65535), '9090', 'Port of the metrics, never published; 0: any free.'),
-  TRUSTED_PROXIES: variable(proxyList, '', 'Proxies whose X-Forwarded-For and -Proto are believed.'),
-  ENFORCE_HTTPS: variable(flag, 'false', 'Refuse requests that reached the proxy without TLS.'),
+  METRICS_PORT: variable(
+    wholeNumber(0, 65535),
+    '9090',
+    'Port of the metrics, never published; 0: any free.',
+    'it is 9090',
+  ),
+  TRUSTED_PROXIES: variable(
+    proxyList,
+    '',
+    'Proxies whose X-Forwarded-For and -Proto are believed.',
+    'it is the network of nginx, EDGE_SUBNET',
+  ),
+  ENFORCE_HTTPS: variable(
+    flag,
+    'false',
+    'Refuse requests that reached the proxy without TLS.',
+    'it is true, for nginx ends TLS',
+  ),
   CORS_ORIGINS: variable(originList, '', 'Browser origins that may read answers; empty: none.'),
   MAX_REQUEST_SIZE_MB: variable(
     decimalNumber(0.001, 100),
     '10',
-    'Largest request body in MiB; nginx has the same.',
+    'Largest request body in MiB; the nginx of compose.yaml follows.',
   ),
   REQUEST_TIMEOUT_SECONDS: variable(decimalNumber(0.1, 3600), '60', 'Longest time for one request.'),
   MAX_EVENT_LOOP_DELAY_MS: variable(
@@ -74,8 +96,14 @@ const auth = {
     strongSecret,
     '',
     'Pepper of the stored key digests; changing it voids every key.',
+    'it comes from secrets/api_key_secret',
   ),
-  SECRET_KEY: variable(strongSecret, '', 'Signs list cursors; the same on every replica.'),
+  SECRET_KEY: variable(
+    strongSecret,
+    '',
+    'Signs list cursors; the same on every replica.',
+    'it comes from secrets/secret_key',
+  ),
   AUTH_FAILURES_PER_MINUTE: variable(
     wholeNumber(1, 1_000_000),
     '60',
@@ -120,9 +148,27 @@ const rateLimit = {
 };
 
 const postgres = {
-  DATABASE_URL: { ...variable(postgresUrl, '', 'The database; required.'), required: true as const },
-  DATABASE_URL_REPLICA: variable(postgresUrl, '', 'Read replica; empty: the primary is read.'),
-  DATABASE_MIGRATION_URL: variable(postgresUrl, '', 'Database login of migrations; empty: DATABASE_URL.'),
+  DATABASE_URL: {
+    ...variable(
+      postgresUrl,
+      '',
+      'The database; required.',
+      'it is made from secrets/app_password; DATABASE_URL_FILE chooses PgBouncer',
+    ),
+    required: true as const,
+  },
+  DATABASE_URL_REPLICA: variable(
+    postgresUrl,
+    '',
+    'Read replica; empty: the primary is read.',
+    'DATABASE_URL_REPLICA_FILE chooses the replica of the stack',
+  ),
+  DATABASE_MIGRATION_URL: variable(
+    postgresUrl,
+    '',
+    'Database login of migrations; empty: DATABASE_URL.',
+    'it is made from secrets/migrator_password',
+  ),
   DATABASE_PGBOUNCER: variable(flag, 'false', 'DATABASE_URL is a PgBouncer in transaction mode.'),
   CONNECTION_POOL_SIZE: variable(wholeNumber(1, 500), '20', 'Most Postgres connections of one process.'),
   POOL_WAIT_TIMEOUT_MS: variable(
@@ -135,8 +181,18 @@ const postgres = {
 };
 
 const redis = {
-  REDIS_URL: variable(redisUrl, '', 'Redis of limits and cache; empty: each process on its own.'),
-  REDIS_CACHE_URL: variable(redisUrl, '', 'Another Redis for the cache alone; empty: REDIS_URL.'),
+  REDIS_URL: variable(
+    redisUrl,
+    '',
+    'Redis of limits and cache; empty: each process on its own.',
+    'it is made from secrets/redis_password; REDIS_URL_FILE chooses the sentinels',
+  ),
+  REDIS_CACHE_URL: variable(
+    redisUrl,
+    '',
+    'Another Redis for the cache alone; empty: REDIS_URL.',
+    'it is made from secrets/redis_password',
+  ),
   REDIS_COMMAND_TIMEOUT_MS: variable(wholeNumber(1, 10_000), '150', 'Longest time for one Redis command.'),
   CACHE_ENABLED: variable(flag, 'true', 'Cache reads.'),
   CACHE_TTL_SECONDS: variable(decimalNumber(0.1, 86_400), '60', 'Time for which a cached read is fresh.'),
@@ -153,11 +209,13 @@ const lifecycle = {
     decimalNumber(0, 300),
     '5',
     'Time between saying "not ready" and no longer listening, for load balancers to notice.',
+    'it is 5, which stop_grace_period counts on',
   ),
   SHUTDOWN_TIMEOUT_SECONDS: variable(
     decimalNumber(0.1, 600),
     '30',
     'Longest time for requests in flight at shutdown, after the drain delay.',
+    'it is 30, which stop_grace_period counts on',
   ),
 };
 

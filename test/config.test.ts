@@ -734,7 +734,10 @@ t.test('.env.example tells every variable as the schema does, and changes nothin
     for (const [name, variable] of Object.entries(variables)) {
       const secret = variable.secret ? `Secret, also from ${name}_FILE. ` : '';
       const meaning = `${variable.description} ${secret}Allowed: ${variable.allowed}.`;
-      expected.push(`# ${meaning} Default: ${variable.default || 'none'}. ${name}=${variable.default}`);
+      const fixed = variable.compose ? ` With compose it has no effect: ${variable.compose}.` : '';
+      expected.push(
+        `# ${meaning} Default: ${variable.default || 'none'}.${fixed} #${name}=${variable.default}`,
+      );
     }
   }
   t.strictSame(
@@ -742,8 +745,9 @@ t.test('.env.example tells every variable as the schema does, and changes nothin
     expected,
   );
   const copied = Object.fromEntries(
-    [...text.matchAll(/^([A-Z_]+)=(.*)$/gm)].map(([, name, value]) => [name, value]),
+    [...text.matchAll(/^#([A-Z_]+)=(.*)$/gm)].map(([, name, value]) => [name, value]),
   );
   t.strictSame(Object.keys(copied), Object.keys(VARIABLES));
+  t.notMatch(text, /^[^#\n]/m, 'a copy sets nothing, in compose as well, which has other defaults');
   t.strictSame(load({ ...copied, DATABASE_URL }), load({}));
 });

@@ -110,6 +110,10 @@ const REFUSALS: Record<string, Refusal> = {
     says: /CORS_ORIGINS with \* .*: name the origins/,
   },
   'CORS for everybody, from the environment': { changes: { CORS_ORIGINS: '*' }, says: /CORS_ORIGINS/ },
+  'variables that compose does not pass on': {
+    prepare: ({ put }) => put('.env', 'API_PORT=80\nSECRET_KEY_FILE=x\nSECRET_KEY=x\nENFORCE_HTTPS=\n'),
+    says: /without effect in \.env, because compose\.yaml fixes them: API_PORT SECRET_KEY; \.env\.example says/,
+  },
   'a secret that others can read': {
     prepare: ({ folder }) => chmodSync(join(folder, 'secrets/app_password'), 0o640),
     says: /secrets\/app_password can be read by others \(mode 640\): chmod 600/,

@@ -18,7 +18,9 @@ import {
   optional,
   podsOf,
   values,
+  type Container,
 } from './support/manifests.ts';
+import { readText } from './support/compose.ts';
 import { repositoryDir } from './support/servers.ts';
 
 const { version } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8'));
@@ -113,6 +115,39 @@ t.test('the configuration is one that the service knows, and its change rolls th
   t.equal(annotations['checksum/config'], configChecksum(text), 'run: npm run k8s:checksum');
   t.not(configChecksum(text.replace('info', 'warn')), configChecksum(text));
   t.equal(configChecksum(`${text}# a comment\n`), configChecksum(text));
+});
+
+t.test('every variable has its effect when a ConfigMap says it', async (t) => {
+  const told = ({ env = [], envFrom = [] }: Container, configMap: string) => {
+    t.ok(
+      envFrom.some(({ configMapRef }) => find('ConfigMap', configMapRef.name).metadata.name === configMap),
+      configMap,
+    );
+    return env.map(({ name }) => name);
+  };
+  const ofApi = told(api, 'hardpoint-config');
+  t.same(
+    ofApi.filter((name) => name in VARIABLES),
+    [],
+    'files of secrets aside, nothing wins over the ConfigMap',
+  );
+  const backups = objects
+    .filter(({ kind }) => kind === 'CronJob')
+    .flatMap(podsOf)
+    .flatMap(containersOf);
+  t.equal(backups.length, 2);
+  const { data = {} } = find('ConfigMap', 'backup');
+  for (const container of backups) {
+    const fixed = told(container, 'hardpoint-backup-config');
+    t.same(
+      fixed.filter((name) => name in data),
+      [],
+    );
+  }
+  const scripts = ['backup.sh', 'restore-drill.sh'].map((name) => readText(`scripts/${name}`)).join('');
+  const defaults = [...scripts.matchAll(/\b(BACKUP_KEEP_\w+):-(\w*)|\b(\w+_GOAL_SECONDS)=(\d+)/g)];
+  for (const [, keep, kept, goal, seconds] of defaults) t.equal(data[keep ?? goal ?? ''], kept ?? seconds);
+  t.equal(defaults.length, 5);
 });
 
 t.test('no file holds a secret, and every secret that a pod reads can be made', async (t) => {

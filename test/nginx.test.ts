@@ -336,4 +336,7 @@ t.test('too many connections of an address, and what is too large', async (t) =>
   isProblem(t, await edge.nginx.ask('/', { headers: { 'x-long': 'x'.repeat(9_000) } }), 431);
   const large = { 'content-length': String(10 * 2 ** 20 + 1), expect: '100-continue' };
   isProblem(t, await edge.nginx.ask('/', { method: 'POST', headers: large }), 413);
+  const smaller = await startNginx(t, [edge.port], { MAX_REQUEST_SIZE_MB: '0.5' });
+  const half = (bytes: number) => ({ 'content-length': String(2 ** 19 + bytes), expect: '100-continue' });
+  if (smaller) isProblem(t, await smaller.ask('/', { method: 'POST', headers: half(1) }), 413);
 });

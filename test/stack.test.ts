@@ -1,14 +1,21 @@
-import t from 'tap';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
 import { loadConfig } from '../src/config.ts';
-import { findVariable } from '../src/config-variables.ts';
+import { findVariable, VARIABLES, type Variable } from '../src/config-variables.ts';
 import { shutdownBudgetMs } from '../src/lifecycle.ts';
 import {
   durationMs,
   readCompose,
+  readComposeByDocker,
   readText,
+  type Compose,
   type ComposeService,
   type ComposeVolume,
 } from './support/compose.ts';
+import { writeLimits } from './support/nginx-config.ts';
+import { temporaryFolder } from './support/scripts.ts';
+import { requireTool } from './support/tools.ts';
 
 const { services, networks } = readCompose();
 const all = Object.entries(services);
@@ -27,12 +34,20 @@ const secretsOf = ({ volumes = [] }: ComposeService) =>
   volumes.find(
     (volume): volume is ComposeVolume => typeof volume !== 'string' && volume.source === 'secrets',
   );
+const DATABASE_URL = 'postgres://app:a-9f8e7d6c5b4a@postgres/app';
 const nginx = readText('nginx/nginx.conf') + readText('nginx/conf.d/api.conf');
 const valueOf = (pattern: RegExp, text: string) => {
   const value = pattern.exec(text)?.[1];
   if (value === undefined) throw new Error(`nothing matches ${pattern.source}`);
   return value;
 };
+
+/** What nginx/limits.sh tells nginx in this environment. */
+function nginxLimits(t: Test, env: Record<string, string>): string {
+  const file = join(temporaryFolder(t), 'limits.conf');
+  writeLimits(file, env);
+  return readFileSync(file, 'utf8');
+}
 
 t.test('no service can do more than its work needs', async (t) => {
   t.same(
@@ -149,6 +164,71 @@ t.test('what the service is told exists, and its secrets are files', async (t) =
   t.match(readText('prometheus/prometheus.yml'), `port: ${findVariable('METRICS_PORT')?.default}`);
 });
 
+/** What a backup is told, and the drill of a restore. */
+const BACKUP_VARIABLES = [
+  'BACKUP_AT',
+  'BACKUP_KEEP_DAILY',
+  'BACKUP_KEEP_WEEKLY',
+  'BACKUP_KEEP_MONTHLY',
+  'BACKUP_COPY_COMMAND',
+  'RPO_GOAL_SECONDS',
+  'RTO_GOAL_SECONDS',
+];
+const OWN = Object.entries<Variable>(VARIABLES);
+
+t.test('every variable that is set for compose has its effect, or is refused by the preflight', async (t) => {
+  const secrets = OWN.filter(([, { secret }]) => secret).map(([name]) => `${name}_FILE`);
+  const names = [...OWN.map(([name]) => name), ...secrets, ...BACKUP_VARIABLES];
+  const env = Object.fromEntries(names.map((name, index) => [name, `marker-${index}`]));
+  const readers: [string, Compose][] = [['here', readCompose(env)]];
+  const docker = requireTool(t, 'docker');
+  if (docker) readers.push(['docker compose', readComposeByDocker(docker, env)]);
+
+  for (const [reader, compose] of readers) {
+    const { api, nginx: edge, backup } = compose.services;
+    for (const [name, { compose: fixed, secret }] of OWN) {
+      const given = String(api?.environment?.[name]);
+      if (fixed === undefined) t.equal(given, env[name], `${reader}: ${name}`);
+      else t.notMatch(given, /^marker/, `${reader}: ${name} is ${fixed}`);
+      if (secret && name !== 'DATABASE_MIGRATION_URL') {
+        t.equal(api?.environment?.[`${name}_FILE`], env[`${name}_FILE`], `${reader}: ${name}_FILE`);
+      }
+    }
+    for (const name of BACKUP_VARIABLES) {
+      t.equal(backup?.environment?.[name], env[name], `${reader}: ${name}`);
+    }
+    for (const name of ['MAX_REQUEST_SIZE_MB', 'REQUEST_TIMEOUT_SECONDS']) {
+      t.equal(edge?.environment?.[name], env[name], `${reader}: ${name} of nginx`);
+    }
+  }
+  const fixed = OWN.filter(([, variable]) => variable.compose !== undefined).map(([name]) => name);
+  const refused = valueOf(/^FIXED_BY_COMPOSE='([^']*)'/m, readText('scripts/deploy-preflight.sh'));
+  t.same(refused.split(/\s+/).filter(Boolean), fixed);
+});
+
+t.test('nginx takes as large a body, and waits a little longer, than the service', async (t) => {
+  const CASES = [{}, { MAX_REQUEST_SIZE_MB: '0.001' }, { MAX_REQUEST_SIZE_MB: '2.345' }];
+  for (const given of [...CASES, { MAX_REQUEST_SIZE_MB: '100', REQUEST_TIMEOUT_SECONDS: '90.5' }]) {
+    const limits = nginxLimits(t, given);
+    const { http } = loadConfig({ ...given, DATABASE_URL }).config;
+    t.match(limits, `client_max_body_size ${http.bodyLimitBytes};\n`);
+    t.match(limits, `proxy_read_timeout ${http.requestTimeoutMs + 5000}ms;\n`);
+  }
+  const mounts = services.nginx?.volumes?.filter((volume) => typeof volume === 'string') ?? [];
+  const mount = mounts.find((volume) => volume.startsWith('./nginx/limits.sh:'));
+  t.match(mount, /:\/docker-entrypoint\.d\/\d+-limits\.sh:ro$/);
+});
+
+t.test('what is unset for compose is unset for the service', async (t) => {
+  const docker = requireTool(t, 'docker');
+  const compose = docker ? readComposeByDocker(docker) : readCompose();
+  const told = Object.keys(compose.services.api?.environment ?? {});
+  const expected = told.filter((name) => readCompose().services.api?.environment?.[name] !== undefined);
+  t.same(told, expected);
+  t.notOk(told.includes('CORS_ORIGINS'));
+  t.notMatch(JSON.stringify(compose.services.backup?.environment), /BACKUP_(AT|KEEP|COPY)/);
+});
+
 t.test('each service finds the secrets that setup puts there, as a user that may read them', async (t) => {
   const puts = [...readText('docker/setup.sh').matchAll(/^ *put (\S+) (\d+:\d+) (\S+)/gm)];
   t.ok(puts.length > 15, 'they were really read');
@@ -174,7 +254,7 @@ t.test('each service finds the secrets that setup puts there, as a user that may
 t.test('limits add up', async (t) => {
   const env = Object.fromEntries(Object.entries(envOf('api')).filter(([key]) => !/_FILE$|^NODE_/.test(key)));
   const values = Object.fromEntries(Object.entries(env).map(([key, value]) => [key, String(value)]));
-  const { config } = loadConfig({ ...values, DATABASE_URL: 'postgres://app:a-9f8e7d6c5b4a@postgres/app' });
+  const { config } = loadConfig({ ...values, DATABASE_URL });
   const { rateLimit, postgres, lifecycle, http } = config;
 
   const conf = readText('docker/postgres/postgresql.conf');
@@ -198,8 +278,9 @@ t.test('limits add up', async (t) => {
   t.ok(grace('api') >= shutdownBudgetMs(lifecycle), 'the service can drain');
   const last = durationMs(valueOf(/worker_shutdown_timeout (\w+)/, nginx));
   t.ok(last > http.requestTimeoutMs && grace('nginx') >= last, 'and so can nginx');
-  t.ok(durationMs(valueOf(/proxy_read_timeout (\w+)/, nginx)) > http.requestTimeoutMs);
-  t.equal(Number(valueOf(/client_max_body_size (\d+)m/, nginx)) * 2 ** 20, http.bodyLimitBytes);
+  const limits = nginxLimits(t, {});
+  t.ok(durationMs(valueOf(/proxy_read_timeout (\w+)/, limits)) > http.requestTimeoutMs);
+  t.equal(Number(valueOf(/client_max_body_size (\d+)/, limits)), http.bodyLimitBytes);
   t.ok(
     lifecycle.drainDelayMs > durationMs(valueOf(/resolver \S+ valid=(\w+)/, nginx)),
     'nginx sees who leaves',

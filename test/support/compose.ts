@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
@@ -26,7 +27,7 @@ export interface ComposeService {
   healthcheck?: { test?: string[]; disable?: boolean; timeout?: string; interval?: string };
   depends_on?: Record<string, { condition: string }>;
   command?: string[];
-  environment?: Record<string, string | number>;
+  environment?: Record<string, string | number | null>;
   ports?: string[];
   networks?: string[];
   volumes?: (string | ComposeVolume)[];
@@ -45,10 +46,43 @@ export interface Compose {
   networks: Record<string, { internal?: boolean }>;
 }
 
-/** compose.yaml as it is with an empty environment, anchors and defaults filled in. */
-export function readCompose(): Compose {
-  const text = readText('compose.yaml').replaceAll(/\$\{\w+:-([^}]*)\}/g, '$1');
-  return parse(text, { merge: true });
+/** compose.yaml as it is with this environment, anchors and defaults filled in. */
+export function readCompose(env: Record<string, string> = {}): Compose {
+  let text = readText('compose.yaml');
+  // From the inside: a default may name another variable.
+  for (let before = ''; before !== text;) {
+    before = text;
+    text = text.replaceAll(/\$\{(\w+)(:?)-([^{}]*)\}/g, (_, name: string, colon: string, preset: string) => {
+      const value = env[name];
+      return value === undefined || (colon && value === '') ? preset : value;
+    });
+  }
+  const compose: Compose = parse(text, { merge: true });
+  for (const { environment = {} } of Object.values(compose.services)) {
+    for (const [name, value] of Object.entries(environment)) {
+      if (value !== null) continue;
+      if (env[name] === undefined) delete environment[name];
+      else environment[name] = env[name];
+    }
+  }
+  return compose;
+}
+
+/** The same as docker compose reads it. */
+export function readComposeByDocker(docker: string, env: Record<string, string> = {}): Compose {
+  const { PATH = '', HOME = '' } = process.env;
+  const args = ['compose', '--env-file', '/dev/null', '--profile', '*', 'config', '--format', 'json'];
+  const text = execFileSync(docker, args, {
+    cwd: repositoryDir,
+    env: { PATH, HOME, ...env },
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const compose: Compose = JSON.parse(text.replaceAll('$$', '$'));
+  for (const { environment = {} } of Object.values(compose.services)) {
+    for (const [name, value] of Object.entries(environment)) if (value === null) delete environment[name];
+  }
+  return compose;
 }
 
 /** Of a file of the project. */

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { repositoryDir } from './servers.ts';
@@ -17,6 +17,12 @@ export function writeConfiguration(folder: string, places: Places): void {
     texts.splice(0, texts.length, ...changed);
   }
   for (const [index, name] of names.entries()) writeFileSync(join(folder, name), texts[index] ?? '');
+}
+
+/** The file that the container's entrypoint makes, by the same script. */
+export function writeLimits(file: string, env: Record<string, string> = {}): void {
+  const { PATH = '' } = process.env;
+  execFileSync(join(repositoryDir, 'nginx/limits.sh'), { env: { PATH, LIMITS_FILE: file, ...env } });
 }
 
 /** Debian's nginx is older than the one in compose.yaml: what this one does not know. */

@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import { findFreePort } from '../../src/commands/free-port.ts';
 import { createAuthority } from './certificates.ts';
-import { placesOfOlder, writeConfiguration, type Places } from './nginx-config.ts';
+import { placesOfOlder, writeConfiguration, writeLimits, type Places } from './nginx-config.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { requireTool } from './tools.ts';
 import { until } from './until.ts';
@@ -50,7 +50,11 @@ export interface NginxAnswer {
  * A real nginx with the configuration of nginx/, before replicas on these ports of loopback. Only places and ports are
  * replaced, and what an nginx older than the one in compose.yaml does not know. Undefined as with requireTool.
  */
-export async function startNginx(t: Test, replicas: number[]): Promise<Nginx | undefined> {
+export async function startNginx(
+  t: Test,
+  replicas: number[],
+  env: Record<string, string> = {},
+): Promise<Nginx | undefined> {
   const nginx = requireTool(t, 'nginx');
   const certificate = nginx && createAuthority(t)?.issue('DNS:localhost');
   if (!nginx || !certificate) return undefined;
@@ -87,6 +91,7 @@ export async function startNginx(t: Test, replicas: number[]): Promise<Nginx | u
     ...placesOfOlder(nginx),
   ];
   writeConfiguration(folder, places);
+  writeLimits(join(folder, 'tmp/limits.conf'), env);
   const args = ['-p', folder, '-e', join(folder, 'error.log'), '-c', join(folder, 'nginx.conf')];
   const check = spawnSync(nginx, [...args, '-t'], { encoding: 'utf8' });
   if (check.status !== 0) throw new Error(`nginx -t: ${check.stderr}`);
