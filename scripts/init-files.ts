@@ -12,7 +12,16 @@ export interface Change {
   newText: string | undefined;
 }
 
-const NOT_OURS = new Set(['node_modules', 'dist', '.git', '.tap', '.hardpoint', 'coverage']);
+const NOT_OURS = new Set([
+  'node_modules',
+  'dist',
+  '.git',
+  '.tap',
+  '.hardpoint',
+  '.env',
+  'secrets',
+  'coverage',
+]);
 
 /** Path and text of every file of the project; text is undefined for what is no text. */
 export function readProject(folder: string): Map<string, string | undefined> {

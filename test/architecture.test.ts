@@ -157,6 +157,25 @@ t.test('importing a module does nothing', async (t) => {
   t.same(JSON.parse(stdout), []);
 });
 
+t.test('nothing of the environment of whoever runs the tests reaches them', async (t) => {
+  const odd = {
+    DATABASE_URL: 'x',
+    LOG_LEVEL: 'x',
+    NODE_ENV: 'production',
+    PGOPTIONS: 'x',
+    OTEL_SDK_DISABLED: '1',
+  };
+  const cleaned = ['--import', join(repositoryDir, 'test/support/clean-environment.mjs')];
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    [...cleaned, '--print', 'JSON.stringify(process.env)'],
+    { env: { ...process.env, ...odd, REQUIRE_TOOLS: '1' } },
+  );
+  const kept = JSON.parse(stdout);
+  t.match(kept, { PATH: process.env.PATH, REQUIRE_TOOLS: '1' });
+  for (const name of Object.keys(odd)) t.notOk(name in kept || name in process.env, name);
+});
+
 t.test('files are short and named by a noun', async (t) => {
   const long = [...sources].filter(([, text]) => text.split('\n').length > 230).map(([file]) => file);
   t.same(long, []);

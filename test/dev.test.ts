@@ -18,7 +18,6 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
-import { VARIABLE_GROUPS } from '../src/config-variables.ts';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { commandOf, signal } from '../src/commands/processes.ts';
 import { makeDataFolder } from './support/folders.ts';
@@ -222,12 +221,9 @@ function startDev(
   command = [process.execPath, '--import', 'tsx', join(directory, 'src/commands/dev.ts')],
 ) {
   const [file = '', ...args] = command;
-  // The variables of whoever runs the tests are not those of this start.
-  const variables = Object.values(VARIABLE_GROUPS).flatMap((group) => Object.keys(group));
-  const blank = Object.fromEntries(['DEV_STATE_DIR', 'DEV_WATCH', ...variables].map((name) => [name, '']));
   const child = spawn(file, args, {
     cwd: directory,
-    env: { ...process.env, ...blank, API_PORT: '0', METRICS_PORT: '0', ...env },
+    env: { ...process.env, API_PORT: '0', METRICS_PORT: '0', ...env },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -21,6 +21,7 @@ import { derivePrefix, rename, spellNames } from '../scripts/init-names.ts';
 import { initProject } from '../scripts/init.ts';
 import { createToken } from '../src/stores/api-key-token.ts';
 import { repositoryDir } from './support/servers.ts';
+import { requireTool } from './support/tools.ts';
 
 const NAMES = spellNames('my-service', 'ms');
 
@@ -144,7 +145,9 @@ t.test('the key prefix comes from the first letters of the name', async (t) => {
 });
 
 t.test('a project comes out of the template', async (t) => {
+  if (requireTool(t, 'git') === undefined) return;
   const folder = makeTemplate(t);
+  commitAll(folder);
 
   const report = await initProject(folder, ['my-service']);
 
@@ -200,7 +203,6 @@ After.
 
 t.test('without the example nothing of it stays', async (t) => {
   const folder = makeTemplate(t);
-  rmSync(join(folder, '.git'), { recursive: true });
   writeFileSync(join(folder, 'NOTES.md'), 'See src/features/orders, and npm run bench.\n');
 
   const report = await initProject(folder, ['my-service', '--without-example', '--prefix', 'zz']);
@@ -240,8 +242,6 @@ t.test('what cannot go well is refused before anything is written', async (t) =>
   ];
   for (const [args, message] of refused) await t.rejects(initProject(folder, args), message, args.join(' '));
 
-  writeFileSync(join(folder, 'new.txt'), 'mine\n');
-  await t.rejects(initProject(folder, ['my-service']), /1 uncommitted change[^]*new\.txt[^]*git stash -u/);
   writeFileSync(join(folder, 'new.txt'), 'one\nHard Point\nhp2\n');
   await t.rejects(initProject(folder, ['my-service', '--force']), /2 places[^]*new\.txt:2\nnew\.txt:3/);
   writeFileSync(join(folder, 'new.txt'), '# example:start\n');
@@ -253,6 +253,14 @@ t.test('what cannot go well is refused before anything is written', async (t) =>
 
   rmSync(join(folder, 'package.json'));
   await t.rejects(initProject(folder, ['my-service']), /No package\.json/);
+});
+
+t.test('what git would lose is not overwritten', async (t) => {
+  if (requireTool(t, 'git') === undefined) return;
+  const folder = makeTemplate(t);
+  commitAll(folder);
+  writeFileSync(join(folder, 'new.txt'), 'mine\n');
+  await t.rejects(initProject(folder, ['my-service']), /1 uncommitted change[^]*new\.txt[^]*git stash -u/);
 });
 
 t.test('this repository becomes a project with no trace of the template', async (t) => {
@@ -292,7 +300,7 @@ t.test('this repository becomes a project with no trace of the template', async 
 
 const PICTURE = Buffer.from([0x89, 0, 0x68, 0x70, 0x5f, 0]);
 
-/** A small template in git, with one file of each kind. */
+/** A small template, with one file of each kind. */
 function makeTemplate(t: Test): string {
   const folder = makeFolder(t);
   const files: Record<string, string | Buffer> = {
@@ -353,21 +361,14 @@ app.register(orders, {
     writeFileSync(join(folder, path), content);
   }
   chmodSync(join(folder, 'deploy.sh'), 0o755);
+  return folder;
+}
+
+function commitAll(folder: string): void {
   const git = (...args: string[]) => execFileSync('git', args, { cwd: folder });
   git('init', '--quiet');
   git('add', '--all');
-  git(
-    '-c',
-    'user.name=t',
-    '-c',
-    'user.email=t@localhost',
-    '-c',
-    'commit.gpgsign=false',
-    'commit',
-    '-qm',
-    'Begin',
-  );
-  return folder;
+  git('-c', 'user.name=t', '-c', 'user.email=t@localhost', 'commit', '-qm', 'Begin');
 }
 
 /** Without git, as an unpacked archive. */
@@ -388,7 +389,6 @@ function withoutHashes(path: string, text: string): string {
   return path.endsWith('package-lock.json') ? text.replaceAll(/"integrity": ".*"/g, '') : text;
 }
 
-/** Without what the test runner adds to every process. */
 function node(cwd: string, ...args: string[]) {
-  return promisify(execFile)(process.execPath, args, { cwd, env: { ...process.env, NODE_OPTIONS: '' } });
+  return promisify(execFile)(process.execPath, args, { cwd });
 }

@@ -1,4 +1,3 @@
-import { execFile } from 'node:child_process';
 import { Agent, request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,8 +9,7 @@ import { createToken, digestToken } from '../src/stores/api-key-token.ts';
 import { createDatabase, withClient } from './support/postgres.ts';
 import { startRedis, type RedisServer } from './support/redis.ts';
 import { readSeries } from './support/series.ts';
-import { repositoryDir } from './support/servers.ts';
-import { programOf, startService, type ServiceProcess } from './support/service.ts';
+import { runCommand, startService, type ServiceProcess } from './support/service.ts';
 import { startTcpProxy, type TcpProxy } from './support/tcp-proxy.ts';
 import { until } from './support/until.ts';
 
@@ -217,7 +215,7 @@ async function changeUnderLoad(t: Test, world: World, redis: RedisServer): Promi
     );
   const byCommand = (key: Key) =>
     watch(key, ANYWHERE, isLetIn, async () => {
-      const { code, stderr } = await runCommand(world, ['revoke', key.id]);
+      const { code, stderr } = await runApiKey(world, ['revoke', key.id]);
       t.equal(code, 0, stderr);
       t.equal(stderr, '', 'every process confirmed');
     });
@@ -546,17 +544,7 @@ async function metricsOf(service: ServiceProcess | undefined): Promise<string> {
   return (await fetch(`${service?.metricsUrl}/metrics`)).text();
 }
 
-function runCommand({ databaseUrl, redisUrl }: World, args: string[]) {
-  const words = [...programOf('commands/api-key'), ...args];
-  const env = {
-    PATH: process.env.PATH ?? '',
-    DATABASE_URL: databaseUrl,
-    REDIS_URL: redisUrl,
-    API_KEY_SECRET,
-  };
-  return new Promise<{ code: number; stderr: string }>((resolve) => {
-    execFile(process.execPath, words, { cwd: repositoryDir, env }, (error, _stdout, stderr) =>
-      resolve({ code: error ? Number(error.code) : 0, stderr }),
-    );
-  });
+function runApiKey({ databaseUrl, redisUrl }: World, args: string[]) {
+  const env = { DATABASE_URL: databaseUrl, REDIS_URL: redisUrl, API_KEY_SECRET };
+  return runCommand('commands/api-key', args, env);
 }

@@ -6,11 +6,11 @@ import { fileURLToPath } from 'node:url';
 export const RUNNING_FILE = 'running.json';
 
 /**
- * The environment of a command: the process's own, else `.env`, else that of the service that `npm run dev`
- * runs from this folder. Production has neither file.
+ * The environment of a command: the process's own, else `.env` of the folder that it is started in, else that of
+ * the service that `npm run dev` runs from there. Production has neither file.
  */
 export function commandEnvironment(): NodeJS.ProcessEnv {
-  const directory = fileURLToPath(new URL('../../', import.meta.url));
+  const directory = process.cwd();
   const dotenv = join(directory, '.env');
   if (existsSync(dotenv)) process.loadEnvFile(dotenv);
   const { env } = process;

@@ -1,4 +1,3 @@
-import { execFile } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
 import t from 'tap';
@@ -11,8 +10,7 @@ import { newOrder } from '../support/app.ts';
 import { startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
-import { repositoryDir } from '../support/servers.ts';
-import { programOf } from '../support/service.ts';
+import { runCommand, type CommandResult } from '../support/service.ts';
 import { startTcpProxy } from '../support/tcp-proxy.ts';
 import { until } from '../support/until.ts';
 
@@ -690,18 +688,11 @@ async function change(
 }
 
 function environment(env: Record<string, string>): Record<string, string> {
-  return { PATH: process.env.PATH ?? '', API_KEY_SECRET, POOL_WAIT_TIMEOUT_MS: '1000', ...env };
+  return { API_KEY_SECRET, POOL_WAIT_TIMEOUT_MS: '1000', ...env };
 }
 
-/** The command as a person runs it. */
-function run(args: string[], env: Record<string, string>) {
-  const words = [...programOf('commands/api-key'), ...args];
-  const options = { cwd: repositoryDir, env: environment(env) };
-  return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
-    execFile(process.execPath, words, options, (error, stdout, stderr) =>
-      resolve({ code: error ? Number(error.code) : 0, stdout, stderr }),
-    );
-  });
+function run(args: string[], env: Record<string, string>): Promise<CommandResult> {
+  return runCommand('commands/api-key', args, environment(env));
 }
 
 /** Every row of every table as text. */

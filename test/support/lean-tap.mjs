@@ -10,4 +10,3 @@ Module.register = (specifier, ...rest) => {
 };
 syncBuiltinESMExports();
 processOnSpawn.addListener = () => undefined;
-delete process.env.NODE_OPTIONS;

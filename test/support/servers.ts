@@ -50,7 +50,10 @@ export async function holdServers(userPid: number): Promise<TestServers> {
 
   const logFile = join(stateDir, `test-keeper-${userPid}.log`);
   const log = openSync(logFile, 'w');
-  const args = ['--import', 'tsx', fileURLToPath(new URL('keeper.ts', import.meta.url))];
+  const [cleaning, keeperFile] = ['clean-environment.mjs', 'keeper.ts'].map(
+    (name) => new URL(name, import.meta.url),
+  );
+  const args = ['--import', String(cleaning), '--import', 'tsx', fileURLToPath(keeperFile ?? '')];
   const keeper = spawn(process.execPath, args, {
     cwd: repositoryDir,
     detached: true,

@@ -1,6 +1,7 @@
-import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
+import { execFile, spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import type { Test } from 'tap';
@@ -58,7 +59,6 @@ export function spawnService(
   };
   const child = spawn(process.execPath, [...nodeArgs, ...programOf('main')], {
     cwd: repositoryDir,
-    // Nothing of the environment of the tests, which has loaders of its own.
     env: { PATH: process.env.PATH, ...variables },
     stdio: ['ignore', stdout, 'pipe', 'ipc'],
   }) as ChildProcessByStdio<null, Readable | null, Readable>;
@@ -83,6 +83,32 @@ export function spawnService(
     refuseLeaks(secretsIn(variables), { log: JSON.stringify(logs), 'standard error': errors });
   });
   return { child, logs, ended, stderr: () => errors };
+}
+
+export interface CommandResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** A command as a person runs it, with these variables alone, from a folder without `.env` and `npm run dev`. */
+export async function runCommand(
+  name: Parameters<typeof programOf>[0],
+  args: string[],
+  env: Record<string, string>,
+): Promise<CommandResult> {
+  const cwd = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
+  const options = { cwd, env: { PATH: process.env.PATH, ...env } };
+  const words = [...programOf(name), ...args];
+  try {
+    return await new Promise((resolve) => {
+      execFile(process.execPath, words, options, (error, stdout, stderr) =>
+        resolve({ code: error ? Number(error.code) : 0, stdout, stderr }),
+      );
+    });
+  } finally {
+    rmSync(cwd, { recursive: true });
+  }
 }
 
 /** How Node is told to run a program of src: as `npm run build` made it, in half the time, unless src was changed since. */
