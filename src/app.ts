@@ -1,6 +1,5 @@
 import { LogController, fastify, type FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
-import { BatchedResponse } from './batched-response.ts';
 import type { Config } from './config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
 import { orders } from './features/orders/routes.ts';
@@ -74,7 +73,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       maxHeaderSize: MAX_HEADER_BYTES,
       // request-guard asks for it, and answers with a problem.
       requireHostHeader: false,
-      ServerResponse: BatchedResponse,
     },
     requestTimeout: requestTimeoutMs,
     connectionTimeout: config.http.requestTimeoutMs + requestTimeoutMs,

@@ -1,9 +1,10 @@
+import type { FastifyRequest } from 'fastify';
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
-import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { BatchedResponse } from '../src/batched-response.ts';
 import { createRequestIds } from '../src/request-id.ts';
 import type { Db, Query } from '../src/stores/postgres.ts';
 import { startTestApp, type TestApp } from './support/app.ts';
@@ -41,6 +42,8 @@ function problemOf(answer: RawAnswer | undefined) {
   const problem = JSON.parse(answer?.body ?? '{}');
   return { status: answer?.status, code: problem.code, instance: problem.instance };
 }
+
+const nameOf = (request: FastifyRequest) => (request.params as { name?: string }).name ?? '';
 
 const completed = ({ logs }: TestApp) => logs.filter((line) => line.endpoint !== undefined);
 
@@ -124,45 +127,116 @@ t.test('a request that takes longer than REQUEST_TIMEOUT_SECONDS is answered 504
   t.match(completed(service), [{ status: 504, request_id: json.instance }]);
 });
 
-t.test('answers of one turn of the event loop are written together at its end', async (t) => {
-  const asked: ServerResponse[] = [];
-  const server = createServer({ ServerResponse: BatchedResponse }, (_request, response) => {
-    asked.push(response);
+t.test('responses over real sockets', async (t) => {
+  const context = new AsyncLocalStorage<string>();
+  const stores: { name: string; hook: string; store: string | undefined }[] = [];
+  const record = (hook: string, request: FastifyRequest) =>
+    stores.push({ name: nameOf(request), hook, store: context.getStore() });
+  const written: boolean[] = [];
+  let waiting: (() => void)[] = [];
+  const service = await startTestApp(
+    t,
+    {},
+    {
+      routes(app) {
+        app.addHook('onRequest', (request, _reply, done) => context.run(nameOf(request), done));
+        app.addHook('onSend', async (request) => void record('onSend', request));
+        app.addHook('onResponse', (request, _reply, done) => {
+          record('onResponse', request);
+          done();
+        });
+        app.get('/test/delayed/:name', async (request) => {
+          await delay(20 * Math.random());
+          return nameOf(request);
+        });
+        app.get('/test/held/:name', async (request, reply) => {
+          await new Promise<void>((release) => waiting.push(release));
+          reply.raw.end(nameOf(request) === 'broken' ? 42 : nameOf(request));
+          // What Node has taken for the socket, whether the kernel has it or not.
+          written.push((reply.raw.socket?.bytesWritten ?? 0) > 0);
+          return reply;
+        });
+      },
+    },
+  );
+  const port = await listen(service);
+  const held = async (names: string[]) => {
+    waiting = [];
+    const answers = names.map((name) => send(port, get(`/test/held/${name}`)));
+    await until('all handlers wait', () => waiting.length === names.length);
+    for (const release of waiting) release();
+    return (await Promise.all(answers)).flat();
+  };
+
+  t.test('each belongs to the async context of its request, from the first hook to the last', async (t) => {
+    for (const path of ['held', 'delayed']) {
+      stores.length = 0;
+      const names = ['a', 'b', 'c', 'd', 'e'].map((name) => `${path}-${name}`);
+      const answers =
+        path === 'held'
+          ? await held(names)
+          : (await Promise.all(names.map((name) => send(port, get(`/test/delayed/${name}`))))).flat();
+      t.same(
+        answers.map(({ status }) => status),
+        names.map(() => 200),
+      );
+      const responses = () => stores.filter(({ hook }) => hook === 'onResponse');
+      await until('all hooks have run', () => responses().length === names.length);
+      t.same(
+        stores.filter(({ name, store }) => name !== store),
+        [],
+      );
+    }
   });
-  server.listen(0, '127.0.0.1');
-  t.teardown(() => server.close());
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  const leaves = connect(port, '127.0.0.1');
-  leaves.write(get('/'));
-  await until('one is asked', () => asked.length === 1);
-  const answers = [send(port, get('/')), send(port, get('/'))];
-  await until('three are asked', () => asked.length === 3);
 
-  const sockets = asked.map(({ socket }) => socket);
-  const written = () => sockets.map((socket) => (socket?.bytesWritten ?? 0) > 0);
-  for (const [index, response] of asked.entries()) response.end(`answer ${index}`);
-  sockets[0]?.destroy();
-  t.ok(
-    asked.every((response) => response.writableEnded),
-    'ended for who asks',
-  );
-  t.same(written(), [false, false, false], 'nothing is written yet');
-  await nextTurn();
-  t.same(written(), [false, true, true]);
-  t.same(
-    (await Promise.all(answers)).flat().map(({ status, body }) => [status, body]),
-    [
-      [200, 'answer 1'],
-      [200, 'answer 2'],
-    ],
-    'a client that has left does no harm',
-  );
+  t.test('each is written when it ends, and does not wait for others', async (t) => {
+    written.length = 0;
+    await held(['a', 'b', 'c']);
+    t.same(written, [true, true, true]);
+  });
 
-  const service = await startTestApp(t);
-  service.app.server.once('request', (_request, response) => asked.push(response));
-  await send(await listen(service), get('/health/live'));
-  t.ok(asked.at(-1) instanceof BatchedResponse, 'the service answers so');
+  t.test('a write that throws fails its own request only', async (t) => {
+    const answers = await held(['a', 'broken', 'b']);
+    t.same(
+      answers.map(({ status }) => status),
+      [200, 500, 200],
+    );
+    t.match(problemOf(answers[1]), { status: 500, code: 'internal' });
+    t.equal((await service.request('GET', '/health/live')).status, 200, 'the process lives');
+  });
+
+  t.test('a client that leaves harms no other', async (t) => {
+    waiting = [];
+    const leaves = connect(port, '127.0.0.1');
+    leaves.write(get('/test/held/leaves'));
+    const stays = send(port, get('/test/held/stays'));
+    await until('both handlers wait', () => waiting.length === 2);
+    leaves.destroy();
+    for (const release of waiting) release();
+    t.match(await stays, [{ status: 200 }]);
+  });
+
+  t.test('pipelined requests are answered in their order', async (t) => {
+    const names = Array.from({ length: 20 }, (_, index) => `n${index}`);
+    const bytes = names.map((name, index) => {
+      const request = get(`/test/delayed/${name}`);
+      return index === names.length - 1 ? request : request.replace('Connection: close\r\n', '');
+    });
+    const answers = await send(port, bytes.join(''));
+    t.same(
+      answers.map(({ status, body }) => [status, body]),
+      names.map((name) => [200, name]),
+    );
+  });
+
+  t.test('a burst over many connections is answered in full, each with its own', async (t) => {
+    const names = Array.from({ length: 100 }, (_, index) => `n${index}`);
+    const answers = await Promise.all(names.map((name) => send(port, get(`/test/delayed/${name}`))));
+    t.same(
+      answers.map((each) => each.map(({ status, body }) => [status, body])),
+      names.map((name) => [[200, name]]),
+    );
+  });
 });
 
 t.test('request ids', async (t) => {

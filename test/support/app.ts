@@ -47,12 +47,12 @@ export interface TestResponse {
 /**
  * The service as service.ts builds it, on a database of its own, closed when `t` ends. `env` is laid
  * over defaults that suit tests (a limit that is out of the way); without REDIS_URL in it there is
- * no Redis.
+ * no Redis. `routes` adds routes and hooks that only a test needs.
  */
 export async function startTestApp(
   t: Test,
   env: Record<string, string> = {},
-  options: Pick<AppOptions, 'receive'> = {},
+  { routes, ...options }: Pick<AppOptions, 'receive'> & { routes?: (app: FastifyInstance) => void } = {},
 ): Promise<TestApp> {
   const variables = {
     DATABASE_URL: env.DATABASE_URL ?? (await createDatabase(t)),
@@ -83,6 +83,7 @@ export async function startTestApp(
     version: '0.0.0-test',
     ...options,
   });
+  routes?.(app);
   const internal = buildInternalApp({ log, metrics, lifecycle, services, version: '0.0.0-test' });
   await Promise.all([app.ready(), internal.ready()]);
   t.teardown(async () => {
