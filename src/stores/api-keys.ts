@@ -20,10 +20,12 @@ export const API_KEY_COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute
   expires_at as "expiresAt", revoked_at as "revokedAt", last_used_at as "lastUsedAt", replaced_by as "replacedBy"`;
 
 /** What has to be known of a key to judge who presents it. */
-export type StoredKey = Pick<
-  ApiKey,
-  'id' | 'tenant' | 'scopes' | 'limitPerMinute' | 'expiresAt' | 'revokedAt'
-> & { digest: Buffer };
+export type StoredKey = Pick<ApiKey, 'id' | 'tenant' | 'scopes' | 'limitPerMinute'> & {
+  digest: Buffer;
+  revoked: boolean;
+  /** Moment in ms at which the key ends by itself; null when it does not. */
+  endsAt: number | null;
+};
 
 /** How keys are read; shared by the auth path, the command and the keys' own API. */
 export const apiKeySql = {
@@ -31,8 +33,8 @@ export const apiKeySql = {
   findStored(tx: Tx, ids: string[]): Promise<StoredKey[]> {
     return tx.query<StoredKey>({
       name: 'api_key_find_stored',
-      text: `select id, tenant, scopes, limit_per_minute as "limitPerMinute", expires_at as "expiresAt",
-          revoked_at as "revokedAt", digest
+      text: `select id, tenant, scopes, limit_per_minute as "limitPerMinute", digest,
+          revoked_at is not null as revoked, extract(epoch from expires_at)::float8 * 1000 as "endsAt"
         from api_key where id = any($1)`,
       values: [ids],
     });

@@ -24,9 +24,10 @@ export async function checkKey(
   const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id, endsAt: 0 });
 
   if (!key || !timingSafeEqual(key.digest, digestToken(token, keySecret))) return refuse('unknown');
-  if (key.revokedAt) return refuse('revoked');
-  const endsAt = key.expiresAt?.getTime() ?? Infinity;
-  if (endsAt <= Date.now()) return refuse('expired');
+  if (key.revoked) return refuse('revoked');
+  const endsAt = key.endsAt ?? Infinity;
+  // Also what is no number.
+  if (!(endsAt > Date.now())) return refuse('expired');
   const { tenant, limitPerMinute } = key;
   const principal = { keyId: id, tenant, limitPerMinute, scopes: new Set(key.scopes) };
   return { verdict: { principal }, id, endsAt };

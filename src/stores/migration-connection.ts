@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client } from 'pg';
+import { withSettings } from './postgres-settings.ts';
 
 /** Where progress goes, a line at a time. No line holds a password. */
 export type Say = (line: string) => void;
@@ -56,7 +57,8 @@ export async function openMigrationConnection(
 
 function createClient(connectionString: string): Client {
   const client = new Client({
-    connectionString,
+    // What migrations make without a schema is where the service looks for it.
+    connectionString: withSettings(connectionString),
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     application_name: 'migrate',
     keepAlive: true,

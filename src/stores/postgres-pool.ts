@@ -1,7 +1,7 @@
 import { Socket } from 'node:net';
 import { Pool } from 'pg';
-import type { PoolConfig } from 'pg';
 import { inTime } from '../in-time.ts';
+import { beginWithSettings, strictTypes, withSettings, type Settings } from './postgres-settings.ts';
 
 export interface PoolOptions {
   url: string;
@@ -33,7 +33,11 @@ const GOODBYE_TIMEOUT_MS = 250;
 export function createPool(options: PoolOptions) {
   const sockets = new Set<Socket>();
   const pool = new Pool({
-    connectionString: options.url,
+    // PgBouncer refuses connections that bring settings.
+    connectionString: options.pgbouncer ? options.url : withSettings(options.url, sessionSettings(options)),
+    // Then one statement and the transaction that brings its settings go out together.
+    pipeline: options.pgbouncer,
+    types: strictTypes,
     application_name: options.applicationName,
     max: options.poolMax,
     connectionTimeoutMillis: options.poolWaitMs,
@@ -43,7 +47,6 @@ export function createPool(options: PoolOptions) {
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEP_ALIVE_DELAY_MS,
     stream: openSocket,
-    ...(!options.pgbouncer && startupParameters(options)),
   });
   let closing: Promise<void> | undefined;
 
@@ -71,21 +74,16 @@ export function createPool(options: PoolOptions) {
   }
 }
 
-/** BEGIN with the limits of this one transaction, for a connection that cannot keep any of its own. */
-export function beginWithTimeouts(queryTimeoutMs: number): string {
-  const settings = Object.entries(timeouts(queryTimeoutMs)).map(([name, ms]) => `set local ${name} = ${ms}`);
-  return ['begin', ...settings].join('; ');
+/** BEGIN for a connection that cannot keep any settings of its own. */
+export function beginWithTimeouts({ queryTimeoutMs }: PoolOptions): string {
+  return beginWithSettings(timeouts(queryTimeoutMs));
 }
 
-/** PgBouncer refuses connections that bring these. */
-function startupParameters({ queryTimeoutMs, readOnly }: PoolOptions): PoolConfig {
-  return {
-    ...timeouts(queryTimeoutMs),
-    ...(readOnly && { options: '-c default_transaction_read_only=on' }),
-  };
+function sessionSettings({ queryTimeoutMs, readOnly }: PoolOptions): Settings {
+  return { ...timeouts(queryTimeoutMs), ...(readOnly && { default_transaction_read_only: 'on' }) };
 }
 
-function timeouts(queryTimeoutMs: number) {
+function timeouts(queryTimeoutMs: number): Settings {
   return {
     statement_timeout: queryTimeoutMs,
     // Ends before the statement does: "waited for a lock" says more than "took too long".

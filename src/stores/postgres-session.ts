@@ -10,7 +10,10 @@ import type { PoolOptions } from './postgres-pool.ts';
 
 /** One checked-out connection. */
 export interface Session {
+  /** Inside of a transaction. */
   run(statement: Statement): Promise<QueryResult>;
+  /** Outside of a transaction. */
+  runAlone(statement: Statement): Promise<QueryResult>;
   begin(): Promise<void>;
   /** What made the connection unusable, if anything did. */
   brokenBy(): unknown;
@@ -32,11 +35,10 @@ export interface SessionDeps {
 
 /** Checked-out connections that are measured, and that neither end the process nor stay when they break. */
 export function createSessions(options: PoolOptions, { log, metrics, target }: SessionDeps) {
-  const { pgbouncer, poolMax, queryTimeoutMs, readOnly = false } = options;
+  const { pgbouncer, poolMax, readOnly = false } = options;
   const { pool, close } = createPool(options);
-  const begin = pgbouncer ? beginWithTimeouts(queryTimeoutMs) : 'begin';
+  const begin = pgbouncer ? beginWithTimeouts(options) : 'begin';
   const broken = new WeakMap<PoolClient, unknown>();
-  let roleChecked = !pgbouncer;
 
   pool.on('connect', (client) => {
     // The pool listens to idle connections only, and an 'error' event without a listener ends the process.
@@ -45,7 +47,6 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
       markBroken(client, err);
       log.warn({ error: err, target }, 'lost a connection to Postgres');
     });
-    if (!roleChecked) void checkRole(client);
   });
   // Said by the listener above.
   pool.on('error', () => undefined);
@@ -66,9 +67,10 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
 
   function createSession(client: PoolClient): Session {
     return {
-      run: (statement) => run(client, statement),
+      run: (statement) => run(client, statement, send),
+      runAlone: (statement) => run(client, statement, pgbouncer ? sendAlone : send),
       async begin() {
-        await run(client, { text: begin });
+        await run(client, { text: begin }, send);
       },
       brokenBy: () => broken.get(client),
       // Also out of the pool: a connection that was left inside a transaction.
@@ -76,7 +78,11 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     };
   }
 
-  async function run(client: PoolClient, { name, text, values, timeoutMs }: Statement): Promise<QueryResult> {
+  async function run(
+    client: PoolClient,
+    { name, text, values, timeoutMs }: Statement,
+    submit: typeof send,
+  ): Promise<QueryResult> {
     if (broken.has(client)) throw toAppError(broken.get(client));
     const query: QueryConfig & { query_timeout?: number } = { text };
     if (values) query.values = values;
@@ -86,7 +92,7 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
 
     const start = performance.now();
     try {
-      return await send(client, query);
+      return await submit(client, query);
     } catch (err) {
       if (breaksConnection(err)) markBroken(client, err);
       // A write on a read-only pool is a mistake in the code, not a failover.
@@ -102,18 +108,16 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     metrics.dbErrors.inc();
   }
 
-  /** Timeouts cannot be set for a connection through PgBouncer, only for the role or a transaction. */
-  async function checkRole(client: PoolClient): Promise<void> {
-    try {
-      const { rows } = await client.query<{ statement_timeout: string }>('show statement_timeout');
-      if (roleChecked) return;
-      roleChecked = true;
-      if (rows[0]?.statement_timeout !== '0') return;
-      const fix = `alter role … set statement_timeout = '${queryTimeoutMs}ms'`;
-      log.warn({ target, fix }, 'the role has no statement_timeout: Postgres will not stop slow statements');
-    } catch {
-      // The next connection asks again.
-    }
+  /**
+   * The transaction that brings the settings, and the statement, in one round trip: the pooled connection may have
+   * any, and keeps none.
+   */
+  async function sendAlone(client: PoolClient, query: QueryConfig): Promise<QueryResult> {
+    const answers = [client.query(begin), send(client, query), client.query('commit')];
+    const settled = await Promise.allSettled(answers);
+    const failed = settled.find((each) => each.status === 'rejected');
+    if (failed) throw failed.reason;
+    return answers[1] as Promise<QueryResult>;
   }
 
   function stats() {

@@ -47,7 +47,7 @@ export function openPostgres(options: PoolOptions, deps: SessionDeps): Db {
   return {
     query: <Row extends object>(query: Query) =>
       retrying((named) =>
-        withSession<Row[]>(async (session) => (await session.run(named ? query : unnamed(query))).rows),
+        withSession<Row[]>(async (session) => (await session.runAlone(named ? query : unnamed(query))).rows),
       ),
 
     transaction: (work) =>
@@ -56,7 +56,7 @@ export function openPostgres(options: PoolOptions, deps: SessionDeps): Db {
     async ping(timeoutMs) {
       let late = false;
       const answer = withSession(async (session) => {
-        if (!late) await session.run({ text: 'select 1', timeoutMs });
+        if (!late) await session.runAlone({ text: 'select 1', timeoutMs });
       });
       const deadline = sleep(timeoutMs, undefined, { ref: false }).then(() => {
         late = true;

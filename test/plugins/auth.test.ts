@@ -12,6 +12,7 @@ import { createToken, parseToken } from '../../src/stores/api-key-token.ts';
 import { KEY_MEMORY_MS } from '../../src/stores/key-ring.ts';
 import { startKeyUsage } from '../../src/stores/key-usage.ts';
 import { startTestApp, type TestApp } from '../support/app.ts';
+import { startPgBouncer } from '../support/pgbouncer.ts';
 import { createDatabase, startPostgres, withClient } from '../support/postgres.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
 import { until } from '../support/until.ts';
@@ -116,6 +117,90 @@ t.test('missing, malformed, unknown, revoked and expired keys get one and the sa
   }
   t.equal(await metric('revoked_key_attempts_total'), 1);
 });
+
+t.test('the settings of the database decide about no key', async (t) => {
+  const OTHERS = {
+    timezone: 'Asia/Kathmandu',
+    search_path: '',
+    bytea_output: 'escape',
+    intervalstyle: 'iso_8601',
+    extra_float_digits: '-15',
+    standard_conforming_strings: 'off',
+    default_transaction_isolation: 'serializable',
+    client_encoding: 'LATIN1',
+    statement_timeout: '0',
+  };
+  const FORMATS = ['German', 'SQL, DMY', 'Postgres, MDY', 'ISO, DMY'];
+  const cases = FORMATS.flatMap((datestyle) => {
+    const settings: [string, string][] = Object.entries({ ...OTHERS, datestyle });
+    return ['the database', 'the role', 'a pooled connection'].map((place) => ({
+      place,
+      datestyle,
+      settings,
+    }));
+  });
+
+  for (const { place, datestyle, settings } of cases) {
+    await t.test(`${datestyle} of ${place}`, async (t) => {
+      const url = await createDatabase(t);
+      const database = new URL(url).pathname.slice(1);
+      const role = `role_${database}`;
+      const env: Record<string, string> = { DATABASE_URL: url };
+      const before = await startTestApp(t, env);
+      const expiresAt = new Date(Date.now() + 3_600_000);
+      const name = 'Zo\u00eb \u20ac';
+      const good = await before.issueKey({ expiresAt, name });
+      const revoked = await before.issueKey();
+      await before.services.admin.revoke('acme', revoked.id, { actor: 'test', requestId: null, ip: null });
+      const expired = await before.issueKey({ expiresAt: new Date(Date.now() - 1000) });
+
+      if (place === 'a pooled connection') {
+        const pooled = await startPgBouncer(t, url);
+        if (pooled === undefined) return;
+        Object.assign(env, { DATABASE_URL: pooled, DATABASE_PGBOUNCER: 'true' });
+        await spoilConnections(pooled, settings);
+      } else {
+        const whom = place === 'the role' ? `role ${role}` : `database ${database}`;
+        await withClient(url, async (client) => {
+          await client.query(`create role ${role} superuser login password 'p'`);
+          for (const [setting, value] of settings)
+            await client.query(`alter ${whom} set ${setting} = ${client.escapeLiteral(value)}`);
+        });
+        t.teardown(() => withClient(url, (client) => client.query(`drop role ${role}`)));
+        const asRole = new URL(url);
+        if (place === 'the role') Object.assign(asRole, { username: role, password: 'p' });
+        env.DATABASE_URL = asRole.href;
+      }
+      const service = await startTestApp(t, env);
+
+      const list = await service.request('GET', '/v1/api-keys', { token: good.token });
+      t.equal(list.status, 200, list.text);
+      const read = list.json.data?.find(({ id }: { id: string }) => id === good.id);
+      t.match(read, { name, expiresAt: expiresAt.toISOString() });
+      t.equal((await service.request('GET', '/v1/audit-events', { token: good.token })).status, 200);
+      t.equal((await service.request('GET', ANYWHERE, { token: revoked.token })).status, 401, 'revoked');
+      t.equal((await service.request('GET', ANYWHERE, { token: expired.token })).status, 401, 'expired');
+      const body = { name, scopes: ['*'] };
+      const made = await service.request('POST', '/v1/api-keys', { token: good.token, body });
+      t.equal(made.status, 201, made.text);
+      t.equal((await service.request('GET', '/health/ready')).status, 200);
+      for (const { close } of service.services.closers) await close();
+    });
+  }
+});
+
+/** As another client of a pool of two leaves them. */
+async function spoilConnections(url: string, settings: [string, string][]): Promise<void> {
+  await withClient(url, (first) =>
+    withClient(url, async (second) => {
+      const both = [first, second];
+      await Promise.all(both.map((client) => client.query('begin')));
+      for (const [setting, value] of settings)
+        await Promise.all(both.map((c) => c.query('select set_config($1, $2, false)', [setting, value])));
+      await Promise.all(both.map((client) => client.query('commit')));
+    }),
+  );
+}
 
 t.test('a key is taken from either header, in any case of "Bearer", and nothing unclear is', async (t) => {
   const { request, issueKey } = await startTestApp(t);

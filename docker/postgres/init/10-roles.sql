@@ -14,8 +14,6 @@ set password_encryption = 'scram-sha-256';
 create role migrator login password :'migrator' connection limit 5;
 -- The service: rows, no DDL, no truncate; triggers guard the past of the audit log from every role.
 create role app login password :'app';
--- Behind PgBouncer the service cannot ask for it when it connects.
-alter role app set statement_timeout = '30s';
 -- People who look, and reports.
 create role readonly login password :'readonly' connection limit 5;
 alter role readonly set default_transaction_read_only = on;
