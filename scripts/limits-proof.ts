@@ -23,18 +23,36 @@ const cases: Case[] = [1, 3, 5].flatMap((processes) =>
     LOADS.map((load) => ({ name: `${max} x ${load} on ${processes}`, max, load, processes })),
   ),
 );
-const outcomes = await runCases({
+/** Twelve keys that are offered less than their limit, and come unevenly to three processes. */
+const uneven: Case[] = Array.from({ length: 12 }, (_, index) => {
+  return { name: `uneven ${index}`, max: 300, load: 0.84, processes: 3, parts: [12 - index, 4, 1] };
+});
+const run = {
   redisUrl: values.redis,
   windowMs: WINDOW_MS,
   windows: Number(values.windows),
   commandTimeoutMs: 1_000,
-  cases,
-});
+};
+const outcomes = (
+  await Promise.all([runCases({ ...run, cases }), runCases({ ...run, cases: uneven, expectedReplicas: 3 })])
+).flat();
 
 let headed = false;
 let broken = 0;
 for (const outcome of outcomes) {
-  const { max, load, processes, admitted, possible, mostInAWindow, asked, askedEarly, fellBack } = outcome;
+  const {
+    max,
+    load,
+    processes,
+    parts,
+    admitted,
+    refused,
+    possible,
+    mostInAWindow,
+    asked,
+    askedEarly,
+    fellBack,
+  } = outcome;
   const each = asked / admitted;
   const faults = [
     mostInAWindow > max && 'over the limit',
@@ -42,6 +60,7 @@ for (const outcome of outcomes) {
       admitted < Math.min(0.95 * possible, max < 100 ? possible - 2 * Number(values.windows) : Infinity) &&
       'too few',
     max >= 1_000 && each >= 0.1 && 'too many questions',
+    parts !== undefined && refused > 0 && 'refused below the limit',
     askedEarly > 0 && 'asked before the moment',
   ].filter(Boolean);
   broken += faults.length;
@@ -51,6 +70,7 @@ for (const outcome of outcomes) {
     processes,
     admitted,
     of: possible,
+    refused,
     'most in a minute': mostInAWindow,
     'questions each': each.toFixed(4),
     early: askedEarly,

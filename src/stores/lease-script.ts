@@ -1,11 +1,12 @@
+import { CELLS } from './lease-state.ts';
 import type { RunScript } from './lease.ts';
 import type { RedisHandle } from './redis.ts';
 
 /**
  * One atomic step in Redis for one limit. Its state is "epoch:", since when it is remembered, and pairs
  * "ends tokens", one a cell of `width`: so many tokens count against the limit until `ends`, the last
- * moment in the cell. Time is the server's, in µs. Steps: forget what has left the window, settle the
- * lease that the process gives back, grant the next one, say when more comes.
+ * moment in the cell. An "L" marks tokens that are leased. Time is the server's, in µs. Steps: forget what
+ * has left the window, settle the lease that the process gives back, grant the next one, say when more comes.
  *
  * KEYS[1] the limit. ARGV: 1 window, 2 life of a lease, 3 width (ms); 4 limit; 5 least and 6 most
  * tokens wanted, 7 tokens that requests wait for; 8 tokens that must be free before a refused process
@@ -27,14 +28,11 @@ local now = time[1] * 1000000 + time[2]
 if now > latest then return { -1 } end
 
 local cells = {}
--- What ends further ahead than a window is leased, and is no reason for what was used beside it to count as long.
-local function cellOf(ends)
+-- Leases have cells of their own: they count for longer than what was used beside their end, and are found again.
+local function count(ends, tokens, mark)
   local cell = math.floor(ends / width)
-  return ends > now + window and cell + 0.5 or cell
-end
-local function count(ends, tokens)
-  local cell = cellOf(ends)
-  local held = cells[cell] or { ends = 0, tokens = 0 }
+  if mark == 'L' then cell = cell + 0.5 end
+  local held = cells[cell] or { ends = 0, tokens = 0, mark = mark }
   held.ends = math.max(held.ends, ends)
   held.tokens = held.tokens + tokens
   cells[cell] = held
@@ -44,23 +42,39 @@ end
 local furthest = now + window + math.max(window / 2, life)
 local state = redis.call('get', KEYS[1]) or ''
 local epoch = tonumber(string.match(state, '^%d+')) or now
-for ends, tokens in string.gmatch(state, '(%d+) (%d+)') do
+for ends, tokens, mark in string.gmatch(state, '(%d+) (%d+)(L?)') do
   ends = math.min(tonumber(ends), furthest)
-  if ends > now then count(ends, tonumber(tokens)) end
+  if ends > now then count(ends, tonumber(tokens), mark) end
 end
 
-if leased > 0 and known == epoch then
-  local held = cells[cellOf(leaseEnds)]
-  if held and held.tokens >= leased then
-    held.tokens = held.tokens - leased
-  elseif leaseEnds > now then
-    -- A replica that was behind took over, or the clock was set back.
-    epoch = now
+local function earlier(a, b) return a.ends < b.ends end
+-- A cell moves the end of a lease to a later one, but not out of the widest cell that a process may use. Tokens are
+-- taken from the earliest ends on: what is left counts for as long as the other leases must.
+local function settle(ends, tokens)
+  local widest = math.ceil(arg[1] / ${CELLS}) * 1000
+  local stop = (math.floor(ends / widest) + 1) * widest
+  local found, sum = {}, 0
+  for _, held in pairs(cells) do
+    if held.mark == 'L' and held.ends >= ends and held.ends < stop then
+      found[#found + 1] = held
+      sum = sum + held.tokens
+    end
   end
+  if sum < tokens then return false end
+  table.sort(found, earlier)
+  for _, held in ipairs(found) do
+    local part = math.min(held.tokens, tokens)
+    held.tokens, tokens = held.tokens - part, tokens - part
+  end
+  return true
+end
+if leased > 0 and known == epoch and leaseEnds > now and leaseEnds <= furthest then
+  -- Not found: a replica that was behind took over.
+  if not settle(leaseEnds, leased) then epoch = now end
 end
 for i = 13, #arg, 2 do
   local tokens, age = arg[i], math.floor(arg[i + 1] * 1000)
-  if age < window then count(now + window - age, tokens) end
+  if age < window then count(now + window - age, tokens, '') end
 end
 
 local used = 0
@@ -70,18 +84,18 @@ local free, ends = limit - used, now + life + window
 local fair = math.max(math.ceil(free / 2), math.floor(limit / 40))
 local granted = 0
 if free >= least then granted = math.min(free, math.max(waiting, math.min(most, fair))) end
-if granted > 0 then count(ends, granted) end
+if granted > 0 then count(ends, granted, 'L') end
 
 local kept = {}
 for _, held in pairs(cells) do if held.tokens > 0 then kept[#kept + 1] = held end end
-table.sort(kept, function(a, b) return a.ends < b.ends end)
+table.sort(kept, earlier)
 local left = free - granted
 local enough = math.max(least, math.min(batch, limit))
 local wait, coming, pairsOf = 0, left, {}
 for i, held in ipairs(kept) do
   if coming < enough then wait = held.ends - now end
   coming = coming + held.tokens
-  pairsOf[i] = string.format('%.0f %d', held.ends, held.tokens)
+  pairsOf[i] = string.format('%.0f %d%s', held.ends, held.tokens, held.mark)
 end
 -- Waiting for what was just granted: when that is used up, it can be told better.
 if granted > 0 and now + wait >= ends then wait = 0 end

@@ -1,5 +1,5 @@
 /** Parts of a window. */
-const CELLS = 120;
+export const CELLS = 120;
 
 /** So many requests (or their costs) in any window. */
 export interface Limit {
@@ -23,6 +23,8 @@ export interface Lease {
   /** What this process admitted in the last window, oldest first; Redis knows of the first `told` parts. */
   used: { tokens: number; from: number; to: number }[];
   told: number;
+  /** The last use that Redis counts, by what it was told or by the lease. */
+  countedTo: number;
   /** Left in Redis when it was last asked. */
   left: number;
   /** Until when requests of a cost are refused without asking. */
@@ -31,7 +33,8 @@ export interface Lease {
   demand: number;
   wanted: number;
   askedAt: number;
-  /** The server's clock (µs), some time after `askedAt`. */
+  /** When it sent the last question that was answered, and the server's clock (µs) some time after that. */
+  answeredAt: number;
   serverTime: number;
   waiting: Waiter[];
   asking: boolean;
@@ -66,11 +69,13 @@ export function openLease(limit: Limit, now: number): Lease {
     epoch: 0,
     used: [],
     told: 0,
+    countedTo: -Infinity,
     left: limit.max,
     refused: new Map(),
     demand: 0,
     wanted: 0,
     askedAt: now,
+    answeredAt: now,
     serverTime: Number.MAX_SAFE_INTEGER / 2,
     waiting: [],
     asking: false,

@@ -25,6 +25,8 @@ export type RunScript = (id: string, args: number[]) => Promise<number[]>;
 /** Parts of a window: a lease lives for one and holds what is used in one; a longer one while a third is free. */
 const LIVES = { scarce: 12, plenty: 5 };
 const SHORTEST_LIFE_MS = 500;
+/** Of two clocks that count the same time. */
+const CLOCK_DRIFT = 1.001;
 /** Who was refused waits until this part of the limit is free: one question for many requests. */
 const BATCHES = 16;
 const LARGEST_BATCH = 1000;
@@ -80,26 +82,30 @@ export function createLeases(options: {
     const usual = Math.ceil((lease.demand * life) / Math.max(1, sentAt - lease.askedAt));
     const wanted = isSmall(max) ? 0 : Math.min(usual, 2 * lease.wanted + waiting, most);
     const batch = isSmall(max) ? 1 : Math.min(Math.floor(max / BATCHES), LARGEST_BATCH);
+    const { answeredAt, serverTime: knownTime } = lease;
     // A clock may run a little fast, and the question may take its time.
-    const passedMs = 1.001 * (sentAt - lease.askedAt) + commandTimeoutMs;
-    const latest = Math.ceil(lease.serverTime + 1000 * passedMs);
+    const latest = () =>
+      Math.ceil(knownTime + 1000 * (CLOCK_DRIFT * (now() - answeredAt) + commandTimeoutMs));
     const terms = [windowMs, life, cellMs(limit), max, cost, wanted, waiting, batch];
     const settled = [epoch, ends, size];
-    const lastTold = used[told - 1]?.to ?? -Infinity;
+    const lastUse = used.at(-1)?.to ?? -Infinity;
     for (const { tokens, to } of used.slice(told)) settled.push(tokens, sentAt - to);
     // Whatever becomes of the question, these tokens are no longer ours.
     Object.assign(lease, { tokens: 0, size: 0, told: used.length, demand: 0, askedAt: sentAt, wanted });
 
-    let reply = await run(id, [...terms, latest, ...settled]);
+    let reply = await run(id, [...terms, latest(), ...settled]);
+    // A question that was late itself, as on a busy machine, says nothing about the clock.
+    if (reply[0] === -1) reply = await run(id, [...terms, latest(), ...settled]);
     if (reply[0] === -1) {
       onLoss('its clock was set forward');
       reply = await run(id, [...terms, Number.MAX_SAFE_INTEGER, ...settled]);
     }
     const [granted = 0, grantEnds = 0, left = 0, waitMs = 0, serverTime = 0, newEpoch = 0] = reply;
-    const countedOn = now() < lastTold + windowMs || (size > 0 && serverTime < ends);
-    if (countedOn && newEpoch !== epoch) onLoss('it lost what it had counted');
+    const mustKnow = now() < lease.countedTo + windowMs / CLOCK_DRIFT || (size > 0 && serverTime < ends);
+    if (mustKnow && newEpoch !== epoch) onLoss('it lost what it had counted');
+    lease.countedTo = Math.max(lease.countedTo, lastUse);
     if (lease.askedAt !== sentAt) return;
-    Object.assign(lease, { serverTime, epoch: newEpoch, left });
+    Object.assign(lease, { serverTime, answeredAt: sentAt, epoch: newEpoch, left });
     if (lease.limit !== limit) return;
     Object.assign(lease, { tokens: granted, size: granted, ends: grantEnds, until: sentAt + life });
     // What is granted now, moves the moment at which others could be paid.
@@ -126,6 +132,7 @@ export function createLeases(options: {
     /** Only when `refusedMs` is 0. */
     pay(lease: Lease, cost: number, at: number): void {
       lease.tokens -= cost;
+      lease.countedTo = at;
       recordUse(lease, cost, at);
     },
 

@@ -63,7 +63,7 @@ t.test('while Redis keeps its memory no window holds more than the limit, whatev
   const schedules = schedule(newLink, newLink, crash, giving, newLimit, clockBack);
   await look(t, [processes, limits, schedules], async (count, limit, steps) => {
     await redis.reset();
-    const world: World = { redis, max: limit, admitted: [] };
+    const world = openWorld(redis, limit);
     const all = Array.from({ length: count }, () => startProcess(world));
     for (const step of steps) {
       const before = world.admitted.length;
@@ -80,6 +80,92 @@ t.test('while Redis keeps its memory no window holds more than the limit, whatev
       // A higher limit may have admitted more before; nothing may come on top.
       if (world.admitted.length > before) atMostAtLast(world.max, world.admitted);
     }
+    // A clock that is set back moves ends of leases, and may look like a loss.
+    const lost = steps.some((step) => step.do === 'clock') ? [] : world.losses;
+    if (lost.length > 0) throw new Error(`a loss that did not happen: ${lost.join()}`);
+  });
+});
+
+t.test('a lease is found whichever others end beside it', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  for (let phaseMs = 0; phaseMs < 500; phaseMs += 50) {
+    await redis.reset();
+    const world = openWorld(redis, 300);
+    const [early, late] = [startProcess(world), startProcess(world)];
+    const step = async (process: typeof early, count: number, afterMs: number) => {
+      process.request(count, 1);
+      await redis.settle();
+      redis.advance(afterMs);
+    };
+    redis.advance(phaseMs);
+    await step(early, 10, 200);
+    // Both leases end 72 s after they were granted, which is in one cell in most phases.
+    await step(late, 10, 11_900);
+    await step(early, 1, 50);
+    await step(late, 1, 50);
+    t.same(world.losses, [], `begun ${phaseMs} ms after a cell`);
+  }
+});
+
+t.test('a lease is found when others know another limit, whose cells are wider', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  for (let phaseMs = 0; phaseMs < 500; phaseMs += 50) {
+    await redis.reset();
+    const world = openWorld(redis, 400);
+    const [small, large, other] = [
+      startProcess({ ...world, max: 50 }),
+      startProcess(world),
+      startProcess(world),
+    ];
+    const step = async (process: typeof large, afterMs: number) => {
+      process.request(1, 1);
+      await redis.settle();
+      redis.advance(afterMs);
+    };
+    redis.advance(phaseMs);
+    // The life of a lease of a small limit is 2 s, of this large one 12 s.
+    await step(large, 9_900);
+    await step(small, 50);
+    await step(other, 50);
+    await step(small, 50);
+    t.same(world.losses, [], `begun ${phaseMs} ms after a cell`);
+  }
+});
+
+t.test('below the limit nothing is refused and nothing seems lost, however unequal the load', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  const loads = fc.record({
+    max: fc.constantFrom(150, 300, 1_000),
+    load: fc.double({ min: 0.3, max: 0.84, noNaN: true }),
+    parts: fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 2, maxLength: 6 }),
+    phases: fc.array(fc.integer({ min: 0, max: 2_000 }), { minLength: 6, maxLength: 6 }),
+    stepMs: fc.integer({ min: 60, max: 300 }),
+  });
+  await look(t, [loads], async ({ max, load, parts, phases, stepMs }) => {
+    await redis.reset();
+    const world = openWorld(redis, max);
+    const sum = parts.reduce((a, b) => a + b);
+    const all = parts.map((part, index) => ({
+      process: startProcess(world),
+      perMs: (load * max * part) / sum / WINDOW_MS,
+      beginMs: redis.now() + (phases[index] ?? 0),
+      sent: 0,
+    }));
+    for (const endMs = redis.now() + 2.5 * WINDOW_MS; redis.now() < endMs; redis.advance(stepMs)) {
+      for (const each of all) {
+        const due = Math.floor((redis.now() - each.beginMs) * each.perMs) - each.sent;
+        if (due <= 0) continue;
+        each.process.request(due, 1);
+        each.sent += due;
+      }
+      await redis.settle();
+    }
+    if (world.losses.length > 0) throw new Error(`a loss that did not happen: ${world.losses.join()}`);
+    if (world.refused > 0) throw new Error(`${world.refused} of ${world.admitted.length} were refused`);
+    atMost(max, world.admitted);
   });
 });
 
@@ -178,7 +264,7 @@ t.test('a token that is used at the end of its lease counts for a whole window f
   const redis = await openRedis(t);
   if (!redis) return;
   await redis.reset();
-  const world: World = { redis, max: 400, admitted: [] };
+  const world = openWorld(redis, 400);
   const [early, late] = [startProcess(world), startProcess(world)];
   for (let i = 0; i < 20; i++) {
     early.request(10, 1);
@@ -311,6 +397,13 @@ interface World {
   redis: VirtualRedis;
   max: number;
   admitted: Admission[];
+  refused: number;
+  /** Why a process held that Redis had lost what it counted. */
+  losses: string[];
+}
+
+function openWorld(redis: VirtualRedis, max: number): World {
+  return { redis, max, admitted: [], refused: 0, losses: [] };
 }
 
 /** Admits by leases alone: what Redis does not answer is refused. */
@@ -322,7 +415,7 @@ function startProcess(world: World) {
     commandTimeoutMs: COMMAND_TIMEOUT_MS,
     now: redis.now,
     mostFor: () => Infinity,
-    onLoss: () => undefined,
+    onLoss: (reason) => void world.losses.push(reason),
   });
   const lease = openLease({ id: 'limit', max: world.max, windowMs: WINDOW_MS }, redis.now());
 
@@ -335,7 +428,7 @@ function startProcess(world: World) {
       if (refusedMs === 0) {
         leases.pay(lease, cost, redis.now());
         world.admitted.push({ atMs: redis.now(), cost });
-      }
+      } else if (refusedMs !== undefined) world.refused += 1;
       if (refusedMs !== undefined) return;
       await leases.refill(lease, cost, performance.now());
     }

@@ -13,6 +13,8 @@ const WINDOWS = 2;
 const COMMAND_TIMEOUT_MS = 750;
 /** Other tests run beside this one; test:limits and the property test allow nothing. */
 const NOTED_LATE_MS = 20;
+/** How twelve keys come to three processes. */
+const UNEVEN = Array.from({ length: 12 }, (_, index) => [12 - index, 3 + (index % 5), 1]);
 const LOADS = [0.5, 0.9, 2, 5];
 
 t.test('over 1, 3 and 5 processes no window holds more than the limit, and nearly as much', async (t) => {
@@ -37,13 +39,28 @@ t.test('over 1, 3 and 5 processes no window holds more than the limit, and nearl
   }
 });
 
+t.test('below the limit nothing is refused, however unevenly three processes get the load', async (t) => {
+  const url = await redisUrl(t);
+  if (!url) return;
+  const cases = UNEVEN.map((parts, index) => {
+    return { name: `uneven ${index}`, max: 300, load: 0.8, processes: 3, parts };
+  });
+  const outcomes = await runWhileRedisIsUp(url, cases, { expectedReplicas: 3 });
+  const redisWasUp = outcomes.every(({ fellBack }) => fellBack === 0);
+  for (const { name, offered, refused, mostInAWindow } of outcomes) {
+    t.ok(offered > 300, `${name}: ${offered} offered`);
+    t.ok(mostInAWindow <= 300, `${name}: at most ${mostInAWindow} in a window`);
+    if (redisWasUp) t.equal(refused, 0, `${name}: ${refused} of ${offered} refused`);
+  }
+});
+
 t.test('kill -9 of a process loses what it had leased, and nothing more', async (t) => {
   const url = await redisUrl(t);
   if (!url) return;
   const max = 1_000;
   const windowMs = 2_000;
   const keys = [{ name: 'killed', max, perSecond: (2 * max * 1000) / windowMs / 3 }];
-  const plan = { redisUrl: url, windowMs, commandTimeoutMs: COMMAND_TIMEOUT_MS, keys };
+  const plan = { redisUrl: url, windowMs, commandTimeoutMs: COMMAND_TIMEOUT_MS, expectedReplicas: 1, keys };
   const fleet = await Promise.all([plan, plan, plan].map(startLimiterProcess));
   for (const process of fleet) process.start();
   await delay(0.25 * windowMs);
@@ -91,7 +108,11 @@ t.test('three services admit one limit of 100 together, over HTTP', async (t) =>
 });
 
 /** A machine so busy that Redis seems to be away proves nothing: once more. */
-async function runWhileRedisIsUp(url: string, cases: Case[]): Promise<Outcome[]> {
+async function runWhileRedisIsUp(
+  url: string,
+  cases: Case[],
+  options: { expectedReplicas?: number } = {},
+): Promise<Outcome[]> {
   for (let tries = 1; ; tries++) {
     const run = {
       redisUrl: url,
@@ -99,6 +120,7 @@ async function runWhileRedisIsUp(url: string, cases: Case[]): Promise<Outcome[]>
       windows: WINDOWS,
       commandTimeoutMs: COMMAND_TIMEOUT_MS,
       notedLateMs: NOTED_LATE_MS,
+      ...options,
     };
     const outcomes = await runCases({ ...run, cases });
     if (tries === 3 || outcomes.every(({ fellBack }) => fellBack === 0)) return outcomes;

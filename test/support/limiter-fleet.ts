@@ -83,6 +83,8 @@ export interface Case {
   max: number;
   load: number;
   processes: number;
+  /** How the load is divided; evenly when it is not said. */
+  parts?: number[];
 }
 
 export interface Outcome extends Case {
@@ -91,6 +93,7 @@ export interface Outcome extends Case {
   admitted: number;
   mostInAWindow: number;
   offered: number;
+  refused: number;
   asked: number;
   askedEarly: number;
   longestResetMs: number;
@@ -103,21 +106,23 @@ export interface FleetRun {
   windows: number;
   commandTimeoutMs: number;
   cases: Case[];
+  expectedReplicas?: number;
   /** An admission is noted after it was decided: so long a process may have stood still in between. */
   notedLateMs?: number;
 }
 
 /** Runs all cases at once: each process serves the cases that have so many. */
 export async function runCases(run: FleetRun): Promise<Outcome[]> {
-  const { redisUrl, windowMs, commandTimeoutMs, windows, cases, notedLateMs = 0 } = run;
+  const { redisUrl, windowMs, commandTimeoutMs, windows, cases, notedLateMs = 0, expectedReplicas = 1 } = run;
   const largest = Math.max(...cases.map(({ processes }) => processes));
   const plans = Array.from({ length: largest }, (_, index) => {
     const keys = cases
       .filter(({ processes }) => index < processes)
-      .map(({ name, max, load, processes }) => {
-        return { name, max, perSecond: (max * load * 1000) / windowMs / processes };
+      .map(({ name, max, load, processes, parts = Array.from({ length: processes }, () => 1) }) => {
+        const part = (parts[index] ?? 0) / parts.reduce((a, b) => a + b);
+        return { name, max, perSecond: (max * load * part * 1000) / windowMs };
       });
-    return { redisUrl, windowMs, commandTimeoutMs, keys };
+    return { redisUrl, windowMs, commandTimeoutMs, expectedReplicas, keys };
   });
   const fleet = await Promise.all(plans.map(startLimiterProcess));
   for (const process of fleet) process.start();
@@ -130,6 +135,7 @@ export async function runCases(run: FleetRun): Promise<Outcome[]> {
     return {
       ...each,
       offered: sum('offered'),
+      refused: sum('refused'),
       possible: Math.min(sum('offered'), each.max * windows),
       admitted: admissions.length,
       mostInAWindow: mostInAnyWindow(admissions, windowMs - notedLateMs),

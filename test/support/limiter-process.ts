@@ -17,6 +17,7 @@ export interface LimiterPlan {
   redisUrl: string;
   windowMs: number;
   commandTimeoutMs: number;
+  expectedReplicas: number;
   keys: OfferedKey[];
   /** Gets two doubles for each admitted request: index of the key, ms of the clock of the machine. */
   recordFile: string;
@@ -26,6 +27,7 @@ export interface LimiterPlan {
 export interface KeyReport {
   offered: number;
   admitted: number;
+  refused: number;
   /** Questions to Redis, and those before the moment that a refusal named. */
   asked: number;
   askedEarly: number;
@@ -52,7 +54,15 @@ const redis = openRedis(
 const runScript = createLeaseRunner(redis);
 const reports = new Map<string, KeyReport & { quietUntil: number }>();
 for (const { name } of plan.keys) {
-  const empty = { offered: 0, admitted: 0, asked: 0, askedEarly: 0, longestResetMs: 0, fellBack: 0 };
+  const empty = {
+    offered: 0,
+    admitted: 0,
+    refused: 0,
+    asked: 0,
+    askedEarly: 0,
+    longestResetMs: 0,
+    fellBack: 0,
+  };
   reports.set(name, { ...empty, quietUntil: 0 });
 }
 let fellBack = 0;
@@ -67,7 +77,7 @@ const limiter = createRateLimiter({
     return runScript(id, args);
   },
   commandTimeoutMs: plan.commandTimeoutMs,
-  expectedReplicas: 1,
+  expectedReplicas: plan.expectedReplicas,
   log,
   metrics: Object.assign(metrics, { rateLimitFallback: { inc: () => (fellBack += 1) } }),
 });
@@ -92,6 +102,7 @@ async function request(index: number, { name, max }: OfferedKey): Promise<void> 
     report.admitted += 1;
     return;
   }
+  report.refused += 1;
   report.quietUntil = askedAt + verdict.resetMs - 1;
   report.longestResetMs = Math.max(report.longestResetMs, verdict.resetMs);
 }

@@ -12,7 +12,7 @@ export type Link = 'up' | 'refused' | 'answer lost' | 'too late' | 'slow';
 /** The script, with its time from a key; what has ended by that time is gone as if Redis had dropped it. */
 const VIRTUAL_SCRIPT = `
 local function alive(state, now)
-  local ends = string.match(state or '', '(%d+) %d+$')
+  local ends = string.match(state or '', '(%d+) %d+L?$')
   return ends and tonumber(ends) > now and state or ''
 end
 ${LEASE_SCRIPT}`
