@@ -53,6 +53,7 @@ async function start(): Promise<void> {
     async ({ err, signal }) => {
       if (err) log.fatal({ error: err }, 'uncaught error: draining');
       else log.info({ signal }, 'told to stop');
+      if (signal && process.env.npm_lifecycle_event) ignoreRepeat(signal);
       const finished = await shutDown({
         ...config.lifecycle,
         lifecycle,
@@ -84,6 +85,19 @@ async function start(): Promise<void> {
   process.send?.({ type: 'listening', url, metricsUrl });
   void seedKeys(config.auth.bootstrapKeys, services.admin, log);
 }
+
+/** Below npm a Ctrl-C comes twice: from the terminal, and from npm, which passes it on. */
+function ignoreRepeat(signal: NodeJS.Signals): void {
+  const listeners = process.listeners(signal);
+  const ignore = (): void => undefined;
+  process.removeAllListeners(signal).on(signal, ignore);
+  setTimeout(() => {
+    for (const listener of listeners) process.on(signal, listener);
+    process.off(signal, ignore);
+  }, REPEAT_MS).unref();
+}
+
+const REPEAT_MS = 1_000;
 
 function describeFailure(error: unknown): string {
   if (error instanceof ConfigError) return error.message;

@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process';
-import { readFileSync, readdirSync } from 'node:fs';
+import { cpSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
+import { temporaryFolder } from './support/scripts.ts';
 import { repositoryDir } from './support/servers.ts';
+import { requireTool } from './support/tools.ts';
 
 const root = join(repositoryDir, 'src');
 const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
@@ -174,6 +176,26 @@ t.test('nothing of the environment of whoever runs the tests reaches them', asyn
   const kept = JSON.parse(stdout);
   t.match(kept, { PATH: process.env.PATH, REQUIRE_TOOLS: '1' });
   for (const name of Object.keys(odd)) t.notOk(name in kept || name in process.env, name);
+});
+
+t.test('a clone has the line ends that shells need, whatever git is told', async (t) => {
+  if (requireTool(t, 'git') === undefined) return;
+  const [source, clone] = [temporaryFolder(t), join(temporaryFolder(t), 'clone')];
+  for (const path of ['.gitattributes', '.env.example', 'docker', 'nginx', 'scripts', 'compose.yaml'])
+    cpSync(join(repositoryDir, path), join(source, path), { recursive: true });
+  const git = (...args: string[]) => promisify(execFile)('git', args, { cwd: source });
+  await git('init', '--quiet');
+  await git('add', '--all');
+  await git('-c', 'user.name=t', '-c', 'user.email=t@localhost', 'commit', '-qm', 'Begin');
+  await git('clone', '--quiet', '-c', 'core.autocrlf=true', source, clone);
+  const cloned = readdirSync(clone, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.parentPath.includes('.git'))
+    .map((entry) => join(entry.parentPath, entry.name));
+  t.same(
+    cloned.filter((file) => readFileSync(file).includes('\r')),
+    [],
+  );
+  t.ok(cloned.length > 30, 'the files were really read');
 });
 
 t.test('files are short and named by a noun', async (t) => {

@@ -328,6 +328,7 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
   );
 
   await t.test('an empty database needs no --force, and an encrypted backup is as good', async (t) => {
+    if (!requireTool(t, 'openssl')) return;
     const sealed = openWorld(t, postgres, { docker: LOCAL_DOCKER });
     const passphrase = sealed.env.BACKUP_PASSPHRASE_FILE ?? '';
     writeFileSync(passphrase, '');

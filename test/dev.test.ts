@@ -21,7 +21,7 @@ import t, { type Test } from 'tap';
 import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { commandOf, signal } from '../src/commands/processes.ts';
 import { makeDataFolder } from './support/folders.ts';
-import { childrenOf, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
+import { descendants, forgetProcess, registerProcess, signalTree } from './support/processes.ts';
 import { repositoryDir, useServers } from './support/servers.ts';
 import { requireTool } from './support/tools.ts';
 
@@ -272,10 +272,6 @@ function startDev(
     service: () => descendants(pid).find((each) => commandOf(each).includes('src/main.ts')) ?? 0,
     processes: () => [pid, ...descendants(pid), postmaster(), ...descendants(postmaster())],
   };
-}
-
-function descendants(pid: number): number[] {
-  return childrenOf(pid).flatMap((child) => [child].concat(descendants(child)));
 }
 
 /** Those that are still there after five seconds. */

@@ -9,9 +9,13 @@ import { newOrder } from './support/app.ts';
 // example:end
 import { startTestApp, type TestApp } from './support/app.ts';
 import { createDatabase, startPostgres, withClient } from './support/postgres.ts';
+import { commandOf } from '../src/commands/processes.ts';
+import { descendants } from './support/processes.ts';
 import { startRedis } from './support/redis.ts';
+import { startScript } from './support/scripts.ts';
 import { readSeries } from './support/series.ts';
 import { spawnService, startService, type ServiceProcess } from './support/service.ts';
+import { requireTool } from './support/tools.ts';
 import { until } from './support/until.ts';
 
 // Each of these has processes and a database of its own; most of their time is waiting.
@@ -236,7 +240,13 @@ async function dropLines({ url, metricsUrl }: ServiceProcess): Promise<void> {
   await until(
     'lines are dropped',
     async () => {
-      await autocannon({ url: `${url}/v1/api-keys`, headers, connections: 20, amount: 2_000 });
+      await autocannon({
+        url: `${url}/v1/api-keys`,
+        headers,
+        connections: 20,
+        pipelining: 10,
+        amount: 2_000,
+      });
       return (await metricOf(metricsUrl, 'log_lines_dropped_total')) > 0;
     },
     60_000,
@@ -262,8 +272,9 @@ t.test('a reader of stdout that stalls costs lines, not the process', { buffered
   t.match(recovered(), [
     { level: 'warn', lines: await metricOf(metricsUrl, 'log_lines_dropped_total'), cause: 'EAGAIN' },
   ]);
+  // Fills the pipe; nothing need be dropped for a shutdown to meet it.
   child.stdout?.pause();
-  await dropLines(service);
+  await autocannon({ url: `${url}/v1/api-keys`, connections: 20, pipelining: 10, amount: 2_000 });
   child.kill('SIGTERM');
   await until('the process ends', () => child.exitCode !== null);
   t.equal(child.exitCode, 0);
@@ -318,6 +329,34 @@ t.test('a second signal ends it at once with 1', { buffered: true }, async (t) =
   t.equal(await service.ended, 1);
   t.match(service.logs.at(-1), { level: 'fatal', signal: 'SIGINT' });
 });
+
+t.test(
+  'npm start passes a signal on, leaves nothing behind and ends with the code of the service',
+  async (t) => {
+    const npm = requireTool(t, 'npm');
+    if (npm === undefined) return;
+    const env = {
+      ...{ HOME: process.env.HOME ?? '', DATABASE_URL: await createDatabase(t) },
+      ...{ API_HOST: '127.0.0.1', API_PORT: '0', METRICS_PORT: '0', DRAIN_DELAY_SECONDS: '0.5' },
+    };
+    for (const [what, stop] of [
+      ['SIGTERM to npm alone', ({ pid }) => process.kill(pid, 'SIGTERM')],
+      [
+        'Ctrl-C, which the terminal sends to both, and npm passes on',
+        ({ pid }) => process.kill(-pid, 'SIGINT'),
+      ],
+    ] as [string, (npm: { pid: number }) => void][]) {
+      const started = startScript(t, npm, ['start'], env);
+      await until('it listens', () => started.stdout().includes('"message":"listening"'));
+      const service = Number(descendants(started.pid).find((pid) => commandOf(pid).includes('dist/main.js')));
+      stop(started);
+      const { code, stdout } = await started.result;
+      t.equal(code, 0, what);
+      t.match(stdout, /"message":"stopped"/);
+      t.equal(commandOf(service), '', 'the service has ended by then');
+    }
+  },
+);
 
 t.test(
   'a request that never ends is cut at SHUTDOWN_TIMEOUT_SECONDS, and the exit code tells',

@@ -58,6 +58,10 @@ export function signalTree(pid: number, name: NodeJS.Signals): void {
   for (const each of [pid, ...children]) signal(each, name);
 }
 
+export function descendants(pid: number): number[] {
+  return childrenOf(pid).flatMap((child) => [child].concat(descendants(child)));
+}
+
 export function childrenOf(pid: number): number[] {
   const table = process.platform === 'linux' ? readProcTable() : readPsTable();
   return table.filter(([, parent]) => parent === pid).map(([child]) => child);

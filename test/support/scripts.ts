@@ -16,7 +16,10 @@ export interface ScriptResult {
 }
 
 export interface RunningScript {
+  pid: number;
   result: Promise<ScriptResult>;
+  /** What it printed so far. */
+  stdout(): string;
   /** To it and to all that it started. */
   signal(name: NodeJS.Signals): void;
 }
@@ -48,7 +51,7 @@ export function startScript(
     signal(-pid, 'SIGKILL');
     return result;
   });
-  return { result, signal: (name) => void signal(-pid, name) };
+  return { pid, result, stdout: () => output.stdout, signal: (name) => void signal(-pid, name) };
 }
 
 /** The same, to its end. */
