@@ -101,7 +101,7 @@ const auth = {
   SECRET_KEY: variable(
     strongSecret,
     '',
-    'Signs list cursors; the same on every replica.',
+    'Signs list cursors and encrypts keys in stored responses; the same on every replica.',
     'it comes from secrets/secret_key',
   ),
   AUTH_FAILURES_PER_MINUTE: variable(

@@ -15,6 +15,7 @@ export const ERROR_CODES = [
   'conflict',
   'illegal_transition',
   'idempotency_in_progress',
+  'idempotency_response_gone',
   'precondition_failed',
   'precondition_required',
   'payload_too_large',

@@ -50,7 +50,8 @@ names the scope that the key needs.
 Every failure is \`application/problem+json\` (RFC 9457). Programs look at its \`code\`; people quote its
 \`instance\`. 429 and 503 say in \`Retry-After\` when to come again.
 
-A \`POST\` with an \`Idempotency-Key\` may be repeated until it is answered: it has one effect. Changes need
+A \`POST\` with an \`Idempotency-Key\` may be repeated until it is answered: it has one effect. Operations that do
+not name this header among their parameters refuse it with 400. Changes need
 the \`ETag\` of what was read as \`If-Match\`, so that nobody's change is lost. Lists are read page by page
 with the \`next\` of the page before as \`cursor\`.
 `;

@@ -32,6 +32,7 @@ const Problem = z
 const HEADERS: Partial<Record<ErrorCode, AnswerHeader>> = {
   unauthorized: 'WWW-Authenticate',
   idempotency_in_progress: 'Retry-After',
+  idempotency_response_gone: 'Location',
   rate_limited: 'Retry-After',
   unavailable: 'Retry-After',
   overloaded: 'Retry-After',
@@ -51,6 +52,7 @@ export function failuresOf({ method, config, schema = {} }: RouteOptions): Error
     // A body that nobody asked for is read all the same.
     ...when(method !== 'GET', 'malformed_json', 'payload_too_large'),
     ...when(config?.idempotent, 'idempotency_in_progress', 'idempotency_key_reused'),
+    ...when(config?.idempotent === 'sealed', 'idempotency_response_gone'),
     ...when(takes('if-match'), 'precondition_failed', 'precondition_required'),
     ...failures,
   ];
@@ -64,9 +66,11 @@ export function createFailures(problems: Problems, { toSchema }: Schemas) {
 
   function describeStatus(codes: ErrorCode[]): Json {
     const names = codes.map((code) => HEADERS[code]).filter((name) => name !== undefined);
-    const always = codes.every((code) => HEADERS[code]);
     const headers = describeHeaders(['X-Request-Id', ...new Set(names)]);
-    for (const name of names) if (!always) headers[name] = { ...headers[name], required: false };
+    for (const name of names) {
+      const required = codes.every((code) => HEADERS[code] === name);
+      headers[name] = { ...headers[name], required };
+    }
     for (const code of codes) examples[code] = { value: exampleOf(code) };
     return {
       description: codes.map((code) => `${problems[code][1]} (\`${code}\`)`).join(' or '),

@@ -60,7 +60,7 @@ export function openServices(
   const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
   const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
   const usage = startKeyUsage(db, log);
-  const idempotency = startIdempotency(db, { ...config.idempotency, log });
+  const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.secretKey, log });
   const alone = cacheRedis === undefined && single;
   const limiter = createRateLimiter({
     ...deps,

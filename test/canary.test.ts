@@ -35,6 +35,7 @@ t.test('No secret, key or body is ever in a log, an error or a metric.', async (
     'if-none-match': `"${CANARY}"`,
     'idempotency-key': `${CANARY} ${CANARY}`,
   };
+  const { 'idempotency-key': _, ...accepted } = headers;
   const failures = [
     await request('GET', `${LIST}?status=${CANARY}`, { token, headers }),
     await request('GET', `${LIST}?cursor=${CANARY}`, { token, headers }),
@@ -64,7 +65,7 @@ t.test('No secret, key or body is ever in a log, an error or a metric.', async (
   const own = Object.assign(new Error('no'), { body: CANARY, headers, query: CANARY });
   for (const fail of [() => query(refused), () => Promise.reject(own)]) {
     Object.assign(services.db, { query: fail });
-    failures.push(await request('GET', LIST, { token, headers }));
+    failures.push(await request('GET', LIST, { token, headers: accepted }));
   }
   Object.assign(services.db, { query });
   const detailed = Object.assign(new DatabaseError('x', 1, 'error'), { detail: `Key (name)=(${CANARY})` });

@@ -198,7 +198,10 @@ const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
   }),
   deleteOrder: async ({ order }) => ({ params: { id: await order() }, headers: { 'if-match': '"1"' } }),
   // example:end
-  createApiKey: async () => ({ body: { name: 'made by a test', scopes: ['audit:read'] } }),
+  createApiKey: async () => ({
+    body: { name: 'made by a test', scopes: ['audit:read'] },
+    headers: { 'idempotency-key': randomUUID() },
+  }),
   listApiKeys: async () => ({ query: 'limit=3' }),
   getApiKey: async ({ key }) => ({ params: { id: await key() } }),
   changeApiKey: async ({ key, etag }) => {
@@ -206,7 +209,11 @@ const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
     const headers = { 'if-match': await etag(`/v1/api-keys/${id}`) };
     return { params: { id }, headers, body: { name: 'renamed' } };
   },
-  rotateApiKey: async ({ key }) => ({ params: { id: await key() }, body: { overlapSeconds: 60 } }),
+  rotateApiKey: async ({ key }) => ({
+    params: { id: await key() },
+    body: { overlapSeconds: 60 },
+    headers: { 'idempotency-key': randomUUID() },
+  }),
   revokeApiKey: async ({ key }) => ({ params: { id: await key() } }),
   listAuditEvents: async () => ({ query: 'limit=3' }),
   getStatus: async () => ({}),
@@ -239,6 +246,7 @@ t.test('every operation answers as the document says, in each documented way', a
       MAX_REQUEST_SIZE_MB: '0.01',
       // Compiling schemas keeps the event loop, which the service would take for too much load.
       MAX_EVENT_LOOP_DELAY_MS: '0',
+      SECRET_KEY: 'only-for-tests-8b1f0c6d2e9a4753-51f7',
       ...env,
     });
   const [app, strict, hasty, alone, unheard] = await Promise.all([
@@ -252,7 +260,7 @@ t.test('every operation answers as the document says, in each documented way', a
     }),
     start({ DATABASE_URL: 'postgres://nobody@127.0.0.1:1/nothing' }),
     // Without Redis it cannot tell the other process of its changes.
-    start({ EXPECTED_REPLICAS: '2' }),
+    start({ EXPECTED_REPLICAS: '2', SECRET_KEY: '' }),
   ]);
   for (const table of TABLES) {
     await sql(url, `alter table ${table} add column more text not null default 'undeclared'`);
@@ -338,9 +346,10 @@ t.test('every operation answers as the document says, in each documented way', a
     },
     // example:start
     illegal_transition: (o, shot) => fire(o, { ...shot, body: { status: 'delivered' } }),
+    // example:end
     idempotency_in_progress: async (o, shot) => {
       let first: Promise<TestResponse> | undefined;
-      const second = await whileLocked(url, 'orders', async (waiting) => {
+      const second = await whileLocked(url, 'idempotency_record', async (waiting) => {
         first = fire(o, shot);
         await waiting();
         return fire(o, shot);
@@ -348,7 +357,10 @@ t.test('every operation answers as the document says, in each documented way', a
       t.equal((await first)?.status, 201, 'the first one goes on');
       return second;
     },
-    // example:end
+    idempotency_response_gone: async (o, shot) => {
+      await fire(o, shot, unheard);
+      return fire(o, shot, unheard);
+    },
     precondition_failed: (o, shot) => fire(o, { ...shot, headers: { 'if-match': '"99"' } }),
     precondition_required: (o, shot) => fire(o, without(shot, 'headers')),
     payload_too_large: (o, { headers, ...shot }) =>
@@ -360,11 +372,13 @@ t.test('every operation answers as the document says, in each documented way', a
     },
     unsupported_media_type: (o, { headers, ...shot }) =>
       fire(o, { ...shot, headers: { ...headers, 'content-type': 'application/json; charset=latin1' } }),
-    // example:start
     idempotency_key_reused: async (o, shot) => {
       await fire(o, shot);
-      return fire(o, { ...shot, body: newOrder() });
+      const { token: colleague } = await app.issueKey();
+      const other = { createOrder: { body: newOrder() } }[o.id] ?? { token: colleague };
+      return fire(o, { ...shot, ...other });
     },
+    // example:start
     result_too_large: async (o, shot) => {
       for (const currency of ['EUR', 'USD']) {
         await app.request('POST', '/v1/orders', { token, body: newOrder({ currency }) });
@@ -494,13 +508,17 @@ function sql(url: string, text: string): Promise<unknown> {
   return withClient(url, (client) => client.query(text));
 }
 
-// example:start
 /** Nobody else can read or write the table until `work` ends; `waiting` resolves when somebody wants to. */
 async function whileLocked<T>(
   url: string,
   table: string,
   work: (waiting: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
+  // One at a time: a waiter must be the request that `work` made.
+  const turn = lockTurn;
+  let end = () => undefined as void;
+  lockTurn = new Promise((resolve) => (end = resolve));
+  await turn;
   return withClient(url, async (client) => {
     await client.query(`begin; lock table ${table} in access exclusive mode`);
     const answer = await work(async () => {
@@ -510,9 +528,10 @@ async function whileLocked<T>(
     });
     await client.query('rollback');
     return answer;
-  });
+  }).finally(end);
 }
-// example:end
+
+let lockTurn = Promise.resolve();
 
 t.test('the page and its files answer without a key, to HEAD, and with 304 to who has them', async (t) => {
   const { request } = await startTestApp(t);

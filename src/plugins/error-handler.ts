@@ -18,6 +18,7 @@ export const PROBLEMS: Record<ErrorCode, [status: number, title: string]> = {
   conflict: [409, 'Conflict'],
   illegal_transition: [409, 'Illegal transition'],
   idempotency_in_progress: [409, 'Idempotent request in progress'],
+  idempotency_response_gone: [409, 'Response no longer available'],
   precondition_failed: [412, 'Precondition failed'],
   payload_too_large: [413, 'Payload too large'],
   uri_too_long: [414, 'URI too long'],

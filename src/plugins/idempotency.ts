@@ -10,17 +10,27 @@ declare module 'fastify' {
     idempotency: IdempotentRequest | undefined;
   }
   interface FastifyContextConfig {
-    idempotent?: boolean;
+    /** `sealed`: the stored response holds a secret. It is encrypted, and only the same API key gets it again. */
+    idempotent?: true | 'sealed';
   }
 }
 
 /** Printable ASCII; long enough for any UUID, short enough for an index. */
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
-/** Reads `Idempotency-Key` and takes the fingerprint of what is asked; the store does the rest. */
+/**
+ * Reads `Idempotency-Key` and takes the fingerprint of what is asked; the store does the rest. Where a repeat
+ * would not be recognized the header is refused: a client that sends it relies on it.
+ */
 export const idempotency = fp(
   async (app) => {
     app.decorateRequest('idempotency', undefined);
+    app.addHook('onRequest', (request, _reply, done) => {
+      const { method, headers, is404, routeOptions } = request;
+      if (headers['idempotency-key'] === undefined || is404 || routeOptions.config.idempotent) return done();
+      const route = `${method} ${routeOptions.url}`;
+      done(new AppError('bad_request', `${route} does not take an Idempotency-Key: leave the header out`));
+    });
     app.addHook('onRoute', (route) => {
       if (route.config?.idempotent) route.preHandler = [readKey, ...[route.preHandler ?? []].flat()];
     });
@@ -34,9 +44,13 @@ const readKey: preHandlerHookHandler = (request, _reply, done) => {
   if (typeof key !== 'string' || !KEY.test(key)) {
     return done(new AppError('bad_request', 'Idempotency-Key takes 1 to 255 printable ASCII characters'));
   }
+  const { tenant, keyId } = request.principal;
+  const sealed = request.routeOptions.config.idempotent === 'sealed';
   const fingerprint = createHash('sha256')
     .update(`${request.method} ${request.url}\n${JSON.stringify(request.body)}`)
+    // Another key of the tenant may not have the right to what this response holds.
+    .update(sealed ? `\n${keyId}` : '')
     .digest();
-  request.idempotency = { tenant: request.principal.tenant, key, fingerprint };
+  request.idempotency = { tenant, key, fingerprint, sealed };
   done();
 };

@@ -26,6 +26,9 @@ export interface IssuedApiKey {
   token: string;
 }
 
+/** Does the work in a transaction; unless told otherwise, in one of its own. */
+type Run<T> = (work: (tx: Tx) => Promise<IssuedApiKey>) => Promise<T>;
+
 export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
 
 /**
@@ -50,14 +53,18 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
     tenant: string,
     id: string,
     { requestId }: Actor,
-    work: (tx: Tx) => Promise<T>,
+    transaction: Promise<T>,
   ): Promise<Written<T>> {
-    return options.afterWrite(db.transaction(work), { tenant, requestId, apiKeys: [id] });
+    return options.afterWrite(transaction, { tenant, requestId, apiKeys: [id] });
   }
 
   return {
-    async create(wanted: CreateApiKey, actor: Actor): Promise<IssuedApiKey> {
-      const created = db.transaction(async (tx) => {
+    async create<T = IssuedApiKey>(
+      wanted: CreateApiKey,
+      actor: Actor,
+      run: Run<T> = db.transaction as Run<T>,
+    ): Promise<T> {
+      const created = run(async (tx) => {
         const issued = await issue(tx, wanted);
         await audit(tx, wanted.tenant, issued.key.id, actor, 'api_key.created', { scopes: wanted.scopes });
         return issued;
@@ -85,14 +92,15 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
      * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
      * now), never past its own expiry. `check` throws when the actor may not do that to this key.
      */
-    async rotate(
+    async rotate<T = IssuedApiKey>(
       tenant: string,
       id: string,
       overlapSeconds: number,
       actor: Actor,
       check?: (current: ApiKey) => void,
-    ): Promise<Written<IssuedApiKey>> {
-      return write(tenant, id, actor, async (tx) => {
+      run: Run<T> = db.transaction as Run<T>,
+    ): Promise<Written<T>> {
+      const rotated = run(async (tx) => {
         const old = await apiKeySql.lock(tx, tenant, id);
         if (!old) throw new AppError('not_found', 'There is no such key');
         check?.(old);
@@ -106,6 +114,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
+      return write(tenant, id, actor, rotated);
     },
 
     /** `check` throws when the actor may not change this key, or knows an older state of it. */
@@ -116,25 +125,27 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
       actor: Actor,
       check?: (current: ApiKey) => void,
     ): Promise<Written<ApiKey>> {
-      return write(tenant, id, actor, async (tx) => {
+      const changed = db.transaction(async (tx) => {
         const current = await apiKeySql.lock(tx, tenant, id);
         if (current && !current.revokedAt) check?.(current);
-        const changed = await apiKeyChangeSql.change(tx, tenant, id, change);
-        if (!changed) throw new AppError('not_found', 'There is no such key, or it was revoked');
+        const key = await apiKeyChangeSql.change(tx, tenant, id, change);
+        if (!key) throw new AppError('not_found', 'There is no such key, or it was revoked');
         await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
-        return changed;
+        return key;
       });
+      return write(tenant, id, actor, changed);
     },
 
     /** Final, and the same when it is repeated. */
     async revoke(tenant: string, id: string, actor: Actor): Promise<Written<void>> {
-      return write(tenant, id, actor, async (tx) => {
+      const revoked = db.transaction(async (tx) => {
         if (await apiKeyChangeSql.revoke(tx, tenant, id)) {
           await audit(tx, tenant, id, actor, 'api_key.revoked', {});
         } else if (!(await apiKeySql.find(tx, tenant, id))) {
           throw new AppError('not_found', 'There is no such key');
         }
       });
+      return write(tenant, id, actor, revoked);
     },
   };
 }

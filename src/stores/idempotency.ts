@@ -1,12 +1,25 @@
 import type { Logger } from 'pino';
 import { AppError } from '../errors.ts';
+import { z } from 'zod';
 import type { Db, Tx } from './postgres.ts';
+import { createSealer, type Sealer } from './sealing.ts';
+
+/** The header, for the document; the plugin checks it. */
+export const IdempotencyKeyHeader = z.looseObject({
+  'idempotency-key': z
+    .string()
+    .max(255)
+    .optional()
+    .describe('Any text of your own; the same request with the same key has one effect'),
+});
 
 /** What makes a repeated request the same: the client's key, and a digest of all that it asked for. */
 export interface IdempotentRequest {
   tenant: string;
   key: string;
   fingerprint: Buffer;
+  /** The response holds a secret: see `createSealer`. */
+  sealed: boolean;
 }
 
 /** An answer that can be given again. */
@@ -27,7 +40,8 @@ export type Idempotency = ReturnType<typeof startIdempotency>;
  * Redis: the answer is stored in the transaction of the effect itself, so there is no moment at
  * which one exists without the other, whatever crashes.
  */
-export function startIdempotency(db: Db, options: { ttlSeconds: number; log: Logger }) {
+export function startIdempotency(db: Db, options: { ttlSeconds: number; secretKey: string; log: Logger }) {
+  const sealer = createSealer(options.secretKey, 'idempotency');
   const timer = setInterval(() => void purge(), PURGE_INTERVAL_MS);
   timer.unref();
 
@@ -63,31 +77,54 @@ export function startIdempotency(db: Db, options: { ttlSeconds: number; log: Log
 
     /**
      * Runs `work` once for all requests with this key and answers the repeated ones with what the
-     * first was answered. Throws `idempotency_in_progress` while the first still runs and
-     * `idempotency_key_reused` when the key came with another request. A failed `work` leaves
-     * nothing behind: it may be tried again with the same key.
+     * first was answered. Throws `idempotency_in_progress` while the first still runs,
+     * `idempotency_key_reused` when the key came with another request, and `idempotency_response_gone` when
+     * the response holds a secret that cannot be opened any more. A failed `work` leaves nothing behind: it
+     * may be tried again with the same key.
      */
     async run(
       request: IdempotentRequest | undefined,
       work: (tx: Tx) => Promise<StoredAnswer>,
-    ): Promise<StoredAnswer & { replayed: boolean }> {
+    ): Promise<StoredAnswer> {
       return db.transaction(async (tx) => {
-        if (!request) return { ...(await work(tx)), replayed: false };
+        if (!request) return work(tx);
         await lock(tx, request);
         const stored = await find(tx, request);
         if (stored) {
           if (!stored.fingerprint.equals(request.fingerprint)) {
             throw new AppError('idempotency_key_reused', 'This Idempotency-Key was used for another request');
           }
-          const { status, headers, body } = stored;
-          return { status, headers, body: JSON.parse(body) as unknown, replayed: true };
+          return replay(stored, request, sealer);
         }
         const answer = await work(tx);
-        await insert(tx, request, answer, options.ttlSeconds);
-        return { ...answer, replayed: false };
+        const text = JSON.stringify(answer.body);
+        const body = request.sealed ? sealer.seal(text, ownerOf(request)) : text;
+        await insert(tx, request, { ...answer, body }, options.ttlSeconds);
+        return answer;
       });
     },
   };
+}
+
+function ownerOf({ tenant, key }: IdempotentRequest): string {
+  return `${tenant}\n${key}`;
+}
+
+function replay(
+  { status, headers, body }: StoredRow,
+  request: IdempotentRequest,
+  sealer: Sealer,
+): StoredAnswer {
+  const text = request.sealed ? sealer.unseal(body, ownerOf(request)) : body;
+  if (text !== undefined) {
+    return { status, headers: { ...headers, 'idempotency-replayed': 'true' }, body: JSON.parse(text) };
+  }
+  throw new AppError(
+    'idempotency_response_gone',
+    'The first request with this Idempotency-Key had its effect, but its response held a secret and cannot be sent ' +
+      'again. Rotate or revoke what Location names, with another Idempotency-Key',
+    { headers },
+  );
 }
 
 /** Held until the end of the transaction; taken without waiting, so that a repeated request is told at once. */
@@ -104,10 +141,13 @@ async function lock(tx: Tx, { tenant, key }: IdempotentRequest): Promise<void> {
   }
 }
 
-type StoredRow = Omit<StoredAnswer, 'body'> & { fingerprint: Buffer; body: string };
+type StoredRow = Omit<StoredAnswer, 'body'> & { body: string };
 
-async function find(tx: Tx, { tenant, key }: IdempotentRequest): Promise<StoredRow | undefined> {
-  const rows = await tx.query<StoredRow>({
+async function find(
+  tx: Tx,
+  { tenant, key }: IdempotentRequest,
+): Promise<(StoredRow & { fingerprint: Buffer }) | undefined> {
+  const rows = await tx.query<StoredRow & { fingerprint: Buffer }>({
     name: 'idempotency_find',
     text: `select fingerprint, status, headers, body from idempotency_record
       where tenant = $1 and key = $2 and expires_at > now()`,
@@ -120,7 +160,7 @@ async function find(tx: Tx, { tenant, key }: IdempotentRequest): Promise<StoredR
 async function insert(
   tx: Tx,
   request: IdempotentRequest,
-  answer: StoredAnswer,
+  answer: StoredRow,
   ttlSeconds: number,
 ): Promise<void> {
   await tx.query({
@@ -136,7 +176,7 @@ async function insert(
       request.fingerprint,
       answer.status,
       JSON.stringify(answer.headers),
-      JSON.stringify(answer.body),
+      answer.body,
       ttlSeconds,
     ],
   });

@@ -18,6 +18,7 @@ const TOKEN = /^hp_live_[0-9A-Za-z]{12}_[0-9A-Za-z]{36}$/;
 const ANYWHERE = '/v1/nowhere';
 const LET_IN = 404;
 const API_KEY_SECRET = 'only-for-tests-8b1f0c6d2e9a4753-51f6';
+const SECRET_KEY = 'only-for-tests-8b1f0c6d2e9a4753-51f7';
 const ACTOR = { actor: 'test', requestId: null, ip: null };
 
 t.test('a key is created, listed, read, changed and revoked, and shown once', async (t) => {
@@ -332,7 +333,7 @@ t.test('a stranger gets 404 for every id of another tenant, on every route', asy
 
 t.test('no table, no log and no metric holds a key, only its digest', async (t) => {
   const url = await createDatabase(t);
-  const app = await startTestApp(t, { DATABASE_URL: url, LOG_LEVEL: 'trace' });
+  const app = await startTestApp(t, { DATABASE_URL: url, LOG_LEVEL: 'trace', SECRET_KEY });
   const { request, issueKey, internal, logs } = app;
   const { token: admin } = await issueKey();
   const body = { name: 'x', scopes: ['*'] };
@@ -340,7 +341,8 @@ t.test('no table, no log and no metric holds a key, only its digest', async (t) 
   const created = await request('POST', '/v1/api-keys', { token: admin, body, headers });
   const rotated = await request('POST', `/v1/api-keys/${created.json.id}/rotate`, { token: admin, body: {} });
   // example:start
-  await request('POST', '/v1/orders', { token: rotated.json.token, body: newOrder(), headers });
+  const order = { body: newOrder(), headers: { 'idempotency-key': 'order' } };
+  t.equal((await request('POST', '/v1/orders', { token: rotated.json.token, ...order })).status, 201);
   // example:end
   await request('GET', ANYWHERE, { token: `${rotated.json.token}x` });
   await app.services.auth.usage.flush();
@@ -354,6 +356,113 @@ t.test('no table, no log and no metric holds a key, only its digest', async (t) 
       const forms = [secret, Buffer.from(secret).toString('hex'), Buffer.from(secret).toString('base64')];
       for (const form of forms) t.notOk(everything.includes(form));
     }
+  }
+});
+
+t.test(
+  'A repeated `POST` with the same `Idempotency-Key` has one effect, on every route that accepts the header; a route that does not accept it refuses it.',
+  async (t) => {
+    const url = await createDatabase(t);
+    const app = await startTestApp(t, { DATABASE_URL: url, SECRET_KEY });
+    const other = await startTestApp(t, { DATABASE_URL: url, SECRET_KEY });
+    const { token } = await app.issueKey();
+    const { token: colleague } = await app.issueKey();
+    const { json: old } = await app.request('POST', '/v1/api-keys', {
+      token,
+      body: { name: 'old', scopes: ['a:b'] },
+    });
+    const posts: [path: string, body: object][] = [
+      ['/v1/api-keys', { name: 'made once', scopes: ['audit:read'] }],
+      [`/v1/api-keys/${old.id}/rotate`, {}],
+      // example:start
+      ['/v1/orders', newOrder()],
+      // example:end
+    ];
+    for (const [path, body] of posts) {
+      const shot = { token, body, headers: { 'idempotency-key': `key of ${path}`.replaceAll(' ', '-') } };
+      const burst = await Promise.all(
+        Array.from({ length: 6 }, (_, index) => (index % 2 ? app : other).request('POST', path, shot)),
+      );
+      const first = burst.find(({ status, headers }) => status === 201 && !headers['idempotency-replayed']);
+      t.ok(first, path);
+      for (const answer of [...burst, await other.request('POST', path, shot)]) {
+        if (answer.json.code === 'idempotency_in_progress') continue;
+        t.equal(answer.status, 201);
+        t.equal(answer.text, first?.text, 'the same answer, the token included');
+        t.equal(answer.headers.location, first?.headers.location);
+        t.equal(answer.headers.etag, first?.headers.etag);
+      }
+      const changed = await app.request('POST', path, { ...shot, body: { ...body, more: 1 } });
+      t.equal(changed.status, 400);
+      if (!path.startsWith('/v1/api-keys')) continue;
+      t.match(await app.request('POST', path, { ...shot, token: colleague }), {
+        status: 422,
+        json: { code: 'idempotency_key_reused' },
+      });
+      t.equal((await app.request('GET', '/v1/nowhere', { token: first?.json.token })).status, LET_IN);
+      t.notMatch(await dumpTables(url), first?.json.token.slice(-36, -6));
+    }
+    const made = await withClient(
+      url,
+      async (client) => (await client.query(`select name from api_key`)).rows,
+    );
+    t.same(made.map(({ name }) => name).toSorted(), ['made once', 'old', 'old', 'test', 'test']);
+
+    const takes = new Set(posts.map(([path]) => `POST ${path.replace(old.id, '{id}')}`));
+    const { paths } = (await app.request('GET', '/openapi.json')).json;
+    for (const [path, operations] of Object.entries<Record<string, any>>(paths)) {
+      if (!path.startsWith('/v1/')) continue;
+      for (const [method, { parameters }] of Object.entries(operations)) {
+        const route = `${method.toUpperCase()} ${path}`;
+        const names = parameters.map(({ name }: { name: string }) => name);
+        t.equal(names.includes('Idempotency-Key'), takes.has(route), `${route}: what the document says`);
+        if (takes.has(route)) continue;
+        for (const sent of route.startsWith('GET')
+          ? (['GET', 'HEAD'] as const)
+          : [method.toUpperCase() as 'PATCH']) {
+          const { status, json } = await app.request(sent, path.replace('{id}', old.id), {
+            token,
+            headers: { 'idempotency-key': 'k' },
+          });
+          t.equal(status, 400, `${sent} ${path}`);
+          if (sent !== 'HEAD')
+            t.match(json, { code: 'bad_request', detail: /does not take an Idempotency-Key/ });
+        }
+      }
+    }
+  },
+);
+
+t.test('a response with a key that cannot be opened any more is told of, and what to do', async (t) => {
+  const url = await createDatabase(t);
+  const start = (secret: string) => startTestApp(t, { DATABASE_URL: url, SECRET_KEY: secret });
+  const [before, after, none] = await Promise.all([
+    start(SECRET_KEY),
+    start(`${SECRET_KEY}-changed`),
+    start(''),
+  ]);
+  const { token } = await before.issueKey();
+  for (const [first, second] of [
+    [before, after],
+    [before, none],
+    [none, none],
+    [none, before],
+  ] as const) {
+    const shot = {
+      token,
+      body: { name: 'x', scopes: ['a:b'] },
+      headers: { 'idempotency-key': createToken('live').id },
+    };
+    const { status, headers } = await first.request('POST', '/v1/api-keys', shot);
+    t.equal(status, 201);
+    const repeated = await second.request('POST', '/v1/api-keys', shot);
+    t.match(repeated, {
+      status: 409,
+      json: { code: 'idempotency_response_gone', detail: /Rotate or revoke/ },
+    });
+    t.equal(repeated.headers.location, headers.location);
+    const path = `${headers.location}/rotate`;
+    t.equal((await second.request('POST', path, { token, body: {} })).status, 201, 'as it says');
   }
 });
 

@@ -1,27 +1,32 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
+import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
-import { etagOf, tellPropagation, toJson } from './representation.ts';
+import { tellPropagation, toAnswer } from './representation.ts';
 import * as schema from './schema.ts';
 
 const TAGS = ['api-keys'];
 const ADMIN = { scope: 'keys:admin' };
 
 /** How a key ends: replaced by another, or for ever. */
-export function endingRoutes(scope: FastifyInstance, { admin }: { admin: ApiKeyAdmin }): void {
+export function endingRoutes(
+  scope: FastifyInstance,
+  { admin, idempotency }: { admin: ApiKeyAdmin; idempotency: Idempotency },
+): void {
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
     '/api-keys/:id/rotate',
     {
-      config: ADMIN,
+      config: { ...ADMIN, idempotent: 'sealed' },
       schema: {
         tags: TAGS,
         operationId: 'rotateApiKey',
         summary: 'Replace a key by a new one with the same rights',
         params: schema.ApiKeyId,
+        headers: IdempotencyKeyHeader,
         body: schema.RotateApiKey,
         response: { 201: schema.IssuedApiKey },
         answerHeaders: ['Location', 'ETag', 'Propagation-Delay'],
@@ -31,18 +36,18 @@ export function endingRoutes(scope: FastifyInstance, { admin }: { admin: ApiKeyA
     async (request, reply) => {
       const { tenant } = callerOf(request);
       const { overlapSeconds } = request.body;
-      const { result, everywhere } = await admin.rotate(
+      const { result: answer, everywhere } = await admin.rotate(
         tenant,
         request.params.id,
         overlapSeconds,
         actorOf(request),
         (current) => refuseMoreThanOwn(request, current.scopes),
+        (rotate) => idempotency.run(request.idempotency, async (tx) => toAnswer(await rotate(tx))),
       );
-      const { key, token } = result;
       return tellPropagation(reply, everywhere)
         .code(201)
-        .headers({ location: `/v1/api-keys/${key.id}`, etag: etagOf(key) })
-        .send({ ...toJson(key), token });
+        .headers(answer.headers)
+        .send(answer.body as schema.IssuedApiKey);
     },
   );
 

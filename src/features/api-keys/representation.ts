@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { FastifyReply } from 'fastify';
+import type { IssuedApiKey } from '../../stores/api-key-admin.ts';
 import type { ApiKey } from '../../stores/api-keys.ts';
+import type { StoredAnswer } from '../../stores/idempotency.ts';
 import { KEY_MEMORY_MS } from '../../stores/key-ring.ts';
 
 /** A key as the API shows it: moments as text. */
@@ -12,6 +14,12 @@ export function toJson(key: ApiKey) {
     revokedAt: key.revokedAt?.toISOString() ?? null,
     lastUsedAt: key.lastUsedAt?.toISOString() ?? null,
   };
+}
+
+/** The answer to a key that was made: the only one that holds the token. */
+export function toAnswer({ key, token }: IssuedApiKey): StoredAnswer {
+  const headers = { location: `/v1/api-keys/${key.id}`, etag: etagOf(key) };
+  return { status: 201, headers, body: { ...toJson(key), token } };
 }
 
 /** Of what people decide about a key. Its last use is not part of that: it would make every ETag stale within a minute. */

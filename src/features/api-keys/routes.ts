@@ -5,17 +5,19 @@ import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
 import { apiKeySql, type ApiKey } from '../../stores/api-keys.ts';
 import type { Cursors } from '../../stores/cursor.ts';
 import { requireIfMatch } from '../../stores/etag.ts';
+import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
 import type { Db } from '../../stores/postgres.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import { auditRoutes } from './audit-routes.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
 import { endingRoutes } from './ending-routes.ts';
-import { dateOf, etagOf, tellPropagation, toJson } from './representation.ts';
+import { dateOf, etagOf, tellPropagation, toAnswer, toJson } from './representation.ts';
 import * as schema from './schema.ts';
 
 export interface ApiKeyRoutesOptions {
   db: Db;
   admin: ApiKeyAdmin;
+  idempotency: Idempotency;
   cursors: Cursors;
 }
 
@@ -24,18 +26,19 @@ const ADMIN = { scope: 'keys:admin' };
 
 /** The keys of one's own tenant, and the trail of what was done to them. */
 export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptions): Promise<void> {
-  const { db, admin } = options;
+  const { db, admin, idempotency } = options;
   const pages = options.cursors.of('api-keys', schema.KEY_ID);
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
     '/api-keys',
     {
-      config: ADMIN,
+      config: { ...ADMIN, idempotent: 'sealed' },
       schema: {
         tags: TAGS,
         operationId: 'createApiKey',
         summary: 'Create a key',
+        headers: IdempotencyKeyHeader,
         body: schema.NewApiKey,
         response: { 201: schema.IssuedApiKey },
         answerHeaders: ['Location', 'ETag'],
@@ -46,11 +49,13 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
       const { name, scopes, limitPerMinute, expiresAt } = request.body;
       refuseMoreThanOwn(request, scopes);
       const wanted = { tenant, name, scopes, limitPerMinute, expiresAt: dateOf(expiresAt) };
-      const { key, token } = await admin.create(wanted, actorOf(request));
+      const answer = await admin.create(wanted, actorOf(request), (create) =>
+        idempotency.run(request.idempotency, async (tx) => toAnswer(await create(tx))),
+      );
       return reply
         .code(201)
-        .headers({ location: `/v1/api-keys/${key.id}`, etag: etagOf(key) })
-        .send({ ...toJson(key), token });
+        .headers(answer.headers)
+        .send(answer.body as schema.IssuedApiKey);
     },
   );
 

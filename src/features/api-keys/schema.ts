@@ -73,8 +73,9 @@ export const ApiKey = z
   .meta({ id: 'ApiKey' });
 
 export const IssuedApiKey = ApiKey.extend({
-  token: z.string().describe('The key itself; this answer is the only one that ever holds it'),
+  token: z.string().describe('The key itself; only this answer and its repeats by Idempotency-Key hold it'),
 }).meta({ id: 'IssuedApiKey' });
+export type IssuedApiKey = z.infer<typeof IssuedApiKey>;
 
 export const KEY_ID = /^[0-9A-Za-z]{1,32}$/;
 

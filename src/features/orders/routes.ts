@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { UUID, type Cursors } from '../../stores/cursor.ts';
 import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
-import type { Idempotency } from '../../stores/idempotency.ts';
+import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import * as schema from './schema.ts';
 import { createOrderService, type Caller, type OrderServiceDeps } from './service.ts';
@@ -30,9 +30,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         tags: TAGS,
         operationId: 'createOrder',
         summary: 'Create an order',
-        headers: z.looseObject({
-          'idempotency-key': z.string().max(255).optional().describe(IDEMPOTENCY_KEY),
-        }),
+        headers: IdempotencyKeyHeader,
         body: schema.NewOrder,
         response: { 201: schema.Order },
         answerHeaders: ['Location', 'ETag'],
@@ -47,7 +45,6 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
           return { status: 201, headers, body: order };
         }),
       );
-      if (answer.replayed) reply.header('idempotency-replayed', 'true');
       return reply
         .code(201)
         .headers(answer.headers)
@@ -170,8 +167,6 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
     },
   );
 }
-
-const IDEMPOTENCY_KEY = 'Any text of your own; the same request with the same key has one effect';
 
 const IfNoneMatch = z.object({
   'if-none-match': z.string().optional().describe('ETag of the order as you know it'),
