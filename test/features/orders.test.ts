@@ -208,6 +208,26 @@ t.test('who writes reads his write, and other processes follow at once', async (
   }
 });
 
+t.test('an id in upper case is the same id: one entry, one invalidation', async (t) => {
+  const redis = await redisUrl(t);
+  const { request, issueKey, metric } = await startTestApp(t, redis ? { REDIS_URL: redis } : {});
+  const { token } = await issueKey();
+  const { json: order } = await request('POST', '/v1/orders', { token, body: newOrder() });
+  const lower = `/v1/orders/${order.id}`;
+  const upper = `/v1/orders/${order.id.toUpperCase()}`;
+  t.not(upper, lower);
+  const spellings = [lower, upper, lower.replaceAll('-', '%2D'), upper.replaceAll('-', '%2d')];
+  t.same((await request('GET', upper, { token })).json, order);
+  const queries = await metric(QUERIES);
+  for (const url of spellings) t.same((await request('GET', url, { token })).json, order, url);
+  t.equal(await metric(QUERIES), queries, 'all of them are answered by what the first one loaded');
+
+  t.equal((await patch(request, token, upper, '"1"', 'paid')).status, 200);
+  for (const url of spellings) t.equal((await request('GET', url, { token })).json.status, 'paid', url);
+  t.equal((await request('DELETE', lower, { token, headers: { 'if-match': '"2"' } })).status, 204);
+  for (const url of spellings) t.equal((await request('GET', url, { token })).status, 404, url);
+});
+
 t.test('pages show each order once while others are made', async (t) => {
   const { request, issueKey } = await startTestApp(t);
   const { token } = await issueKey();

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { nextCursor, paging } from '../../paging.ts';
+import { uuid } from '../../zod-types.ts';
 
 /** The only definition of what goes in and out; types, checks, serializers and OpenAPI come from it. */
 
@@ -82,7 +83,7 @@ export const OrderChange = z
   .strictObject({ status })
   .meta({ id: 'OrderChange', examples: [{ status: 'paid' }] });
 
-export const OrderId = z.strictObject({ id: z.uuid() });
+export const OrderId = z.strictObject({ id: uuid });
 
 export const ListQuery = z.strictObject({
   ...paging,
