@@ -517,7 +517,7 @@ async function whileLocked<T>(
   // One at a time: a waiter must be the request that `work` made.
   const turn = lockTurn;
   let end = () => undefined as void;
-  lockTurn = new Promise((resolve) => (end = resolve));
+  lockTurn = new Promise((done) => (end = done));
   await turn;
   return withClient(url, async (client) => {
     await client.query(`begin; lock table ${table} in access exclusive mode`);
