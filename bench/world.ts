@@ -58,7 +58,8 @@ export async function makeWorld(say: (line: string) => void): Promise<World> {
     CACHE_TTL_SECONDS: '600',
     // A machine that is busy with the load is no reason to refuse it.
     MAX_EVENT_LOOP_DELAY_MS: '60000',
-    NODE_OPTIONS: '',
+    // As the image has it, for all sides.
+    NODE_OPTIONS: '--max-semi-space-size=4',
   };
   await migrateUp({ databaseUrl: postgres.url, say: () => undefined });
   const redis = await connectRedis(server.url);

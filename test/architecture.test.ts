@@ -38,7 +38,7 @@ const APP = ['app.ts', 'internal-app.ts', 'services.ts'];
 
 function layerOf(file: string): Layer {
   const [folder = ''] = file.split('/');
-  if (['main.ts', 'service.ts', 'heap-growth.ts'].includes(file)) return 'main';
+  if (['main.ts', 'service.ts'].includes(file)) return 'main';
   if (APP.includes(file)) return 'app';
   if (file.startsWith('config')) return 'config';
   if (['commands', 'plugins', 'features', 'stores'].includes(folder)) return folder as Layer;

@@ -140,6 +140,11 @@ t.test('a rollout loses no request: probes, ports and times fit the service', as
   );
   t.same(reachable, [], 'internal paths are not routed');
 
-  const heapMb = Number(/--max-old-space-size=(\d+)/.exec(JSON.stringify(api.env))?.[1]);
+  const options = api.env?.find(({ name }) => name === 'NODE_OPTIONS')?.value ?? '';
+  const ofImage = /^ENV NODE_OPTIONS=(.+)$/m.exec(
+    readFileSync(join(repositoryDir, 'docker/Dockerfile'), 'utf8'),
+  );
+  t.ok(options.startsWith(`${ofImage?.[1]} `), 'what the image says of V8 is said again');
+  const heapMb = Number(/--max-old-space-size=(\d+)/.exec(options)?.[1]);
   t.ok(heapMb <= 0.75 * mebibytes(api.resources.limits.memory), 'the heap fits the limit');
 });

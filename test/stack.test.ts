@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -146,6 +147,18 @@ t.test('every image has one version', async (t) => {
     [],
   );
   t.notOk(isPinned('redis:8') || isPinned('redis') || isPinned('redis:latest'));
+});
+
+t.test('V8 is bounded by NODE_OPTIONS, which Node accepts', async (t) => {
+  const options = String(envOf('api').NODE_OPTIONS);
+  const ofImage = valueOf(/^ENV NODE_OPTIONS=(.+)$/m, readText('docker/Dockerfile'));
+  t.match(ofImage, /^--max-semi-space-size=\d+$/);
+  t.ok(options.startsWith(`${ofImage} `), 'what the image says of V8 is said again');
+  const print = 'process.stdout.write(String(require("v8").getHeapStatistics().heap_size_limit / 2 ** 20))';
+  const env = { NODE_OPTIONS: options };
+  const { stdout, stderr } = spawnSync(process.execPath, ['-e', print], { env, encoding: 'utf8' });
+  t.equal(stderr, '');
+  t.ok(Number(stdout) < 0.75 * Number.parseInt(services.api?.mem_limit ?? '', 10), `${stdout} MB of heap`);
 });
 
 t.test('what the service is told exists, and its secrets are files', async (t) => {
