@@ -8,7 +8,14 @@ import type { Lifecycle } from './lifecycle.ts';
 import { createRequestLog } from './logging.ts';
 import type { Metrics } from './metrics.ts';
 import { auth } from './plugins/auth.ts';
-import { PROBLEMS, PROBLEM_TYPE, errorHandler, renderProblem, toAppError } from './plugins/error-handler.ts';
+import {
+  PROBLEMS,
+  PROBLEM_TYPE,
+  errorHandler,
+  renderProblem,
+  reportFailure,
+  toAppError,
+} from './plugins/error-handler.ts';
 import { health } from './plugins/health.ts';
 import { idempotency } from './plugins/idempotency.ts';
 import { loadShedding } from './plugins/load-shedding.ts';
@@ -101,7 +108,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await app.register(validation);
   await app.register(observe, { record, metrics, lifecycle, problems: PROBLEMS });
   if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });
-  await app.register(requestTimeout, { timeoutMs: config.http.requestTimeoutMs, lifecycle });
+  await app.register(requestTimeout, {
+    timeoutMs: config.http.requestTimeoutMs,
+    lifecycle,
+    fail: (request, error) => reportFailure(metrics, request, error),
+  });
   await app.register(securityHeaders, { headers, corsOrigins: config.http.corsOrigins });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });

@@ -51,7 +51,11 @@ const http = {
     '10',
     'Largest request body in MiB; the nginx of compose.yaml follows.',
   ),
-  REQUEST_TIMEOUT_SECONDS: variable(decimalNumber(0.1, 3600), '60', 'Longest time for one request.'),
+  REQUEST_TIMEOUT_SECONDS: variable(
+    decimalNumber(0.1, 3600),
+    '60',
+    'Longest time for one request; then it is 504, and a stream that has begun is cut.',
+  ),
   MAX_EVENT_LOOP_DELAY_MS: variable(
     wholeNumber(0, 60_000),
     '1000',

@@ -7,6 +7,8 @@ export interface RunningRequest {
   /** On the clock of `performance.now()`. */
   readonly startedMs: number;
   readonly slot: number;
+  /** Took longer than REQUEST_TIMEOUT_SECONDS, and was ended. */
+  timedOut: boolean;
 }
 
 /**
@@ -24,7 +26,7 @@ export class RunningRequests {
 
   start(request: FastifyRequest, reply: FastifyReply): RunningRequest {
     const slot = this.#free.pop() ?? this.#slots.length;
-    return (this.#slots[slot] = { request, reply, startedMs: performance.now(), slot });
+    return (this.#slots[slot] = { request, reply, startedMs: performance.now(), slot, timedOut: false });
   }
 
   /** Once for each that was started. */

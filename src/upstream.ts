@@ -22,7 +22,10 @@ export function createUpstream({ name, url, timeoutMs }: UpstreamOptions, { upst
   upstreamLatency.zero({ upstream: name });
 
   return {
-    /** `path` begins with a slash. Any status is an answer; throws AppError `timeout` or `unavailable` without one. */
+    /**
+     * `path` begins with a slash. The body has arrived when this resolves. Any status is a response; throws AppError
+     * `timeout` or `unavailable` without one, or when its body does not arrive in full.
+     */
     async fetch(
       { id, trace }: Pick<IncomingMessage, 'id' | 'trace'>,
       path: `/${string}`,
@@ -36,7 +39,10 @@ export function createUpstream({ name, url, timeoutMs }: UpstreamOptions, { upst
       const signal = AbortSignal.timeout(timeoutMs);
       const stop = upstreamLatency.startTimer({ upstream: name });
       try {
-        return await fetch(base + path, { redirect: 'error', ...init, headers, signal });
+        const response = await fetch(base + path, { redirect: 'error', ...init, headers, signal });
+        // Statuses like 204 and 304 have none.
+        const body = response.body && (await response.arrayBuffer());
+        return new Response(body, response);
       } catch (cause) {
         throw signal.aborted
           ? new AppError('timeout', 'The request took too long', { cause })

@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
+import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { createRequestIds } from '../src/request-id.ts';
@@ -125,6 +126,81 @@ t.test('a request that takes longer than REQUEST_TIMEOUT_SECONDS is answered 504
   t.ok(ms >= 250 && ms < 1_000, `${ms} ms`);
   await until('the request is in the log', () => completed(service).length > 0);
   t.match(completed(service), [{ status: 504, request_id: json.instance }]);
+});
+
+t.test('a late request gets one response, whatever its hooks and its stream do', async (t) => {
+  const streams: Readable[] = [];
+  let ended = 0;
+  const service = await startTestApp(
+    t,
+    { REQUEST_TIMEOUT_SECONDS: '0.3', QUERY_TIMEOUT_SECONDS: '0.2', POOL_WAIT_TIMEOUT_MS: '190' },
+    {
+      routes(app) {
+        const streamOf = (...chunks: string[]) => {
+          const stream = new Readable({ read() {} });
+          for (const chunk of chunks) stream.push(chunk);
+          streams.push(stream);
+          return stream;
+        };
+        app.addHook('onSend', async (request) => {
+          const isHook = request.url.startsWith('/test/hook/');
+          await delay(isHook ? 900 : 150);
+          if (isHook) ended += 1;
+        });
+        app.get('/test/never/:name', () => new Promise(() => {}));
+        app.get('/test/late/:name', async (request, reply) => {
+          reply.header('content-encoding', 'gzip');
+          await delay(600);
+          ended += 1;
+          return nameOf(request);
+        });
+        app.get('/test/fails/:name', async () => {
+          await delay(600);
+          ended += 1;
+          throw new Error('late');
+        });
+        app.get('/test/hook/:name', async (request) => nameOf(request));
+        app.get('/test/silent/:name', (_request, reply) => reply.send(streamOf()));
+        app.get('/test/begun/:name', (_request, reply) => reply.send(streamOf('first')));
+      },
+    },
+  );
+  const port = await listen(service);
+  const logged = (level: string, id: string) =>
+    service.logs.filter((line) => line.level === level && line.request_id === id);
+
+  t.test('504 as a problem, if nothing was sent', async (t) => {
+    const paths = ['never', 'late', 'fails', 'hook', 'silent'];
+    const all = await Promise.all(paths.map((path) => send(port, get(`/test/${path}/a`))));
+    await until('the work has ended', () => ended === 3 && streams.every(({ destroyed }) => destroyed));
+    for (const [index, answers] of all.entries()) {
+      const path = paths[index] ?? '';
+      t.equal(answers.length, 1, path);
+      const { instance, ...problem } = problemOf(answers[0]);
+      t.same(problem, { status: 504, code: 'timeout' }, path);
+      t.equal(header(answers[0], 'content-type'), 'application/problem+json; charset=utf-8', path);
+      t.equal(header(answers[0], 'content-encoding'), undefined, path);
+      t.equal(header(answers[0], 'x-request-id'), instance, path);
+      t.equal(header(answers[0], 'x-content-type-options'), 'nosniff', path);
+      t.match(logged('info', instance), [{ status: 504 }], path);
+      const told = logged('error', instance).filter(({ message }) => message === 'request failed');
+      t.equal(told.length, 1, `${path}: told once`);
+    }
+    t.equal(await service.metric('api_errors_total{code="timeout"}'), paths.length, 'counted once');
+    t.equal(await service.metric('api_errors_total{code="internal"}'), 0);
+    t.equal(streams.length, 1);
+  });
+
+  t.test('a stream that has begun is cut', async (t) => {
+    const answer = await fetch(`http://127.0.0.1:${port}/test/begun/a`);
+    t.equal(answer.status, 200);
+    await t.rejects(answer.text(), 'the client sees that it is not whole');
+    const id = answer.headers.get('x-request-id') ?? '';
+    await until('the request is in the log', () => logged('info', id).length > 0);
+    t.match(logged('info', id), [{ status: 504 }]);
+    t.match(logged('error', id), [{ message: 'request failed', code: 'timeout' }]);
+    await until('the stream is closed', () => streams.at(-1)?.destroyed === true);
+  });
 });
 
 t.test('responses over real sockets', async (t) => {

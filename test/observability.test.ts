@@ -529,7 +529,12 @@ t.test('a call to another service', { buffered: true }, async (t) => {
   await t.rejects(slow.fetch({}, '/hang'), { code: 'timeout' });
   await t.rejects(gone.fetch({}, '/'), { code: 'unavailable', retryAfterSeconds: 2 });
   await t.rejects(other.fetch({}, '/redirect'), { code: 'unavailable' }, 'nor does a redirect');
-  t.same([await count('slow'), await count('gone')], [1, 1], 'failures are timed as well');
+  await t.rejects(slow.fetch({}, '/slow-body'), { code: 'timeout' }, 'a body is part of its call');
+  await t.rejects(other.fetch({}, '/broken-body'), { code: 'unavailable' });
+  t.same([await count('slow'), await count('gone')], [2, 1], 'failures are timed as well');
+  const [empty, text] = [await other.fetch({}, '/empty'), await other.fetch({}, '/text')];
+  t.same([empty.status, await empty.text()], [204, '']);
+  t.same([await text.text(), text.headers.get('content-type')], ['a body', 'text/plain']);
 });
 
 async function startOther(t: Test) {
@@ -537,8 +542,16 @@ async function startOther(t: Test) {
   const server = createServer((request, response) => {
     received.push({ url: request.url, headers: request.headers });
     if (request.url === '/hang') return;
-    const status = request.url?.endsWith('/redirect') ? 302 : 418;
-    response.writeHead(status, status === 302 ? { location: '/x' } : {}).end();
+    if (request.url?.endsWith('-body')) {
+      response.writeHead(200, { 'content-length': '10' }).write('half');
+      if (request.url.includes('broken')) setTimeout(() => response.destroy(), 50);
+      return;
+    }
+    if (request.url?.endsWith('/empty')) response.writeHead(204).end();
+    else if (request.url?.endsWith('/text'))
+      response.writeHead(200, { 'content-type': 'text/plain' }).end('a body');
+    else if (request.url?.endsWith('/redirect')) response.writeHead(302, { location: '/x' }).end();
+    else response.writeHead(418).end();
   });
   await once(server.listen(0, '127.0.0.1'), 'listening');
   t.teardown(() => {

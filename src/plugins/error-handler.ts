@@ -1,4 +1,4 @@
-import type { FastifyError } from 'fastify';
+import type { FastifyError, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
@@ -48,23 +48,33 @@ export function renderProblem(error: AppError, requestId: string): { status: num
 export const errorHandler = fp<{ metrics: Metrics }>(
   async (app, { metrics }) => {
     app.setErrorHandler((thrown: unknown, request, reply) => {
-      const error = toAppError(thrown);
-      const { status, body } = renderProblem(error, request.id);
-      metrics.errors.inc({ code: error.code });
-      // Once, under the id that the client gets: the cause is for the log alone.
-      if (status >= 500)
-        request.log.error({ error: error.cause ?? error, code: error.code }, 'request failed');
-      if (error.headers) reply.headers(error.headers);
-      if (error.retryAfterSeconds !== undefined) reply.header('retry-after', String(error.retryAfterSeconds));
-      return reply
-        .code(status)
-        .header('content-type', PROBLEM_TYPE)
-        .header('cache-control', 'no-store')
-        .send(body);
+      // The request timeout has responded; the rest of the work fails because of that.
+      if (reply.sent) return;
+      const { status, headers, body } = reportFailure(metrics, request, thrown);
+      reply.code(status).headers(headers).send(body);
     });
   },
   { name: 'error-handler' },
 );
+
+/** Counts a failure, logs its cause under the id that the client gets, and returns the response. */
+export function reportFailure(metrics: Metrics, { id, log }: FastifyRequest, thrown: unknown) {
+  const error = toAppError(thrown);
+  const { code, headers, retryAfterSeconds } = error;
+  const { status, body } = renderProblem(error, id);
+  metrics.errors.inc({ code });
+  if (status >= 500) log.error({ error: error.cause ?? error, code }, 'request failed');
+  return {
+    status,
+    headers: {
+      ...headers,
+      ...(retryAfterSeconds === undefined ? {} : { 'retry-after': String(retryAfterSeconds) }),
+      'content-type': PROBLEM_TYPE,
+      'cache-control': 'no-store',
+    },
+    body,
+  };
+}
 
 /** What Fastify and its plugins throw, in our own words: their messages may echo input or tell of the inside. */
 export function toAppError(thrown: unknown): AppError {

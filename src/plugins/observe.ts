@@ -50,7 +50,7 @@ export const observe = fp<ObserveOptions>(
 
     function finish(ended: RunningRequest): void {
       running.end(ended);
-      const { request, reply, startedMs } = ended;
+      const { request, reply, startedMs, timedOut } = ended;
       const { url: route = UNMATCHED, config } = request.routeOptions;
       const durationMs = performance.now() - startedMs;
       metrics.requestLatency.observe({ method: methodLabel(request.method), route }, durationMs / 1000);
@@ -60,7 +60,7 @@ export const observe = fp<ObserveOptions>(
         principal: request.principal,
         method: request.method,
         route,
-        status: reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST,
+        status: reply.raw.writableEnded || timedOut ? reply.statusCode : CLIENT_CLOSED_REQUEST,
         durationMs,
         quiet: config.quiet ?? false,
       });
