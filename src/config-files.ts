@@ -1,11 +1,29 @@
 import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
 
-/** Reads a secret from a file, without the one line end that editors and `echo` leave. */
-export function readSecretFile(path: string): { text: string } | { fault: string } {
+export type Text = { text: string; fault?: undefined } | { text?: undefined; fault: string };
+
+/**
+ * A value without what editors, shells and Windows leave around it: a byte order mark and white space. The same for
+ * environment and files, so that a secret has one value however it arrives; scripts/secret.sh has the same rules.
+ */
+export function cleanText(given: string): Text {
+  const text = given.replace(/^\uFEFF/, '').replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '');
+  if (/\0|\uFFFD/.test(text)) {
+    return { fault: 'is not UTF-8 text; save it as UTF-8 (not UTF-16), without NUL characters' };
+  }
+  if (/[\r\n]/.test(text)) return { fault: 'has more than one line; write one' };
+  if (/[\p{Cc}\uFEFF]/u.test(text)) {
+    return { fault: 'holds a control character, which copying brings along; type it anew' };
+  }
+  return { text };
+}
+
+export function readSecretFile(path: string): Text {
   const fault = findFileFault(path);
   if (fault !== undefined) return { fault };
-  const text = readFileSync(path, 'utf8').replace(/\r?\n$/, '');
-  return text === '' ? { fault: `${showPath(path)} is empty` } : { text };
+  const file = cleanText(readFileSync(path, 'utf8'));
+  if (file.fault !== undefined) return { fault: `${showPath(path)} ${file.fault}` };
+  return file.text === '' ? { fault: `${showPath(path)} is empty` } : file;
 }
 
 /** Why a file cannot be read, or undefined when it can. */

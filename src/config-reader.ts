@@ -1,6 +1,13 @@
-import { readSecretFile, showPath } from './config-files.ts';
+import { cleanText, readSecretFile, showPath, type Text } from './config-files.ts';
 import { redactUrl } from './config-urls.ts';
-import { findVariable, VARIABLES, type Values, type Variable } from './config-variables.ts';
+import {
+  findVariable,
+  VARIABLE_NAMES,
+  VARIABLES,
+  type Values,
+  type Variable,
+  type VariableName,
+} from './config-variables.ts';
 
 export type Env = Record<string, string | undefined>;
 
@@ -18,26 +25,34 @@ export interface Problem {
 export function readVariables(env: Env): { values: Partial<Values>; problems: Problem[] } {
   const values: Record<string, unknown> = {};
   const problems: Problem[] = [];
-  for (const [name, variable] of Object.entries<Variable>(VARIABLES)) {
-    const source = findSource(env, name, variable);
-    const refuse = (reason: string): void => {
-      const hint = /^(tcp|udp):\/\//.test(source.text) ? SERVICE_LINK : '';
-      problems.push({ variable: name, reason: reason + hint, given: showGiven(env, name) });
-    };
-    if (source.fault !== undefined) refuse(source.fault);
-    else if (source.text === '' && variable.required) refuse('is required');
-    else {
-      const result = variable.schema.safeParse(source.text || variable.default);
-      if (result.success) values[name] = result.data;
-      else refuse(result.error.issues.map((issue) => issue.message).join('; '));
-    }
+  for (const name of VARIABLE_NAMES) {
+    const { value, problem } = readVariable(env, name);
+    if (problem) problems.push(problem);
+    else values[name] = value;
   }
   return { values, problems };
 }
 
+export function readVariable<Name extends VariableName>(
+  env: Env,
+  name: Name,
+): { value: Values[Name]; problem?: undefined } | { value?: undefined; problem: Problem } {
+  const variable: Variable = VARIABLES[name];
+  const source = findSource(env, name, variable);
+  const refuse = (reason: string) => {
+    const hint = /^(tcp|udp):\/\//.test(env[name] ?? '') ? SERVICE_LINK : '';
+    return { problem: { variable: name, reason: reason + hint, given: showGiven(env, name) } };
+  };
+  if (source.fault !== undefined) return refuse(source.fault);
+  if (source.text === '' && variable.required) return refuse('is required');
+  const result = variable.schema.safeParse(source.text || variable.default);
+  if (result.success) return { value: result.data as Values[Name] };
+  return refuse(result.error.issues.map((issue) => issue.message).join('; '));
+}
+
 /** Whether no value was refused. */
 export function isComplete(values: Partial<Values>): values is Values {
-  return Object.keys(VARIABLES).every((name) => name in values);
+  return VARIABLE_NAMES.every((name) => name in values);
 }
 
 /** What the operator gave for a variable, with no part of a secret. */
@@ -66,17 +81,13 @@ export function describeProblem({ variable: name, reason, given }: Problem): str
 /** A Kubernetes Service named `api` puts API_PORT=tcp://… into every pod. */
 const SERVICE_LINK = '; a Service of that name set it: use enableServiceLinks: false in the pod';
 
-interface Source {
-  text: string;
-  fault?: string;
-}
-
-function findSource(env: Env, name: string, variable: Variable): Source {
-  const text = env[name] ?? '';
-  const path = env[`${name}_FILE`] ?? '';
-  if (path === '') return { text };
-  if (!variable.secret) return { text, fault: `cannot come from a file: ${name}_FILE is for secrets only` };
-  if (text !== '') return { text, fault: `is set twice: unset either ${name} or ${name}_FILE` };
-  const file = readSecretFile(path);
-  return 'fault' in file ? { text, fault: `cannot be read from ${name}_FILE: ${file.fault}` } : file;
+function findSource(env: Env, name: string, variable: Variable): Text {
+  const given = cleanText(env[name] ?? '');
+  const path = cleanText(env[`${name}_FILE`] ?? '');
+  if (given.fault !== undefined || path.text === '') return given;
+  if (path.fault !== undefined) return { fault: `cannot be read: ${name}_FILE ${path.fault}` };
+  if (!variable.secret) return { fault: `cannot come from a file: ${name}_FILE is for secrets only` };
+  if (given.text !== '') return { fault: `is set twice: unset either ${name} or ${name}_FILE` };
+  const file = readSecretFile(path.text);
+  return file.fault === undefined ? file : { fault: `cannot be read from ${name}_FILE: ${file.fault}` };
 }

@@ -268,6 +268,8 @@ export const VARIABLES = {
 
 export type VariableName = keyof typeof VARIABLES;
 
+export const VARIABLE_NAMES = Object.keys(VARIABLES) as VariableName[];
+
 /** What each variable's text becomes. */
 export type Values = {
   [Name in VariableName]: (typeof VARIABLES)[Name] extends Variable<infer Value> ? Value : never;

@@ -1,9 +1,16 @@
 import { findConflicts, findDoubts } from './config-checks.ts';
-import { describeProblem, isComplete, readVariables, type Env, type Problem } from './config-reader.ts';
+import {
+  describeProblem,
+  isComplete,
+  readVariable,
+  readVariables,
+  type Env,
+  type Problem,
+} from './config-reader.ts';
 import type { BootstrapKey } from './config-secrets.ts';
 import { findTypos } from './config-typos.ts';
 import { toTracingConfig, type TracingConfig } from './config-tracing.ts';
-import type { Values } from './config-variables.ts';
+import { VARIABLES, type Values } from './config-variables.ts';
 
 /**
  * Reads and checks the whole configuration. Pure, except that it reads the files of NAME_FILE.
@@ -15,6 +22,20 @@ export function loadConfig(env: Env): { config: Config; warnings: string[] } {
   const warnings = [...findDoubts(values), ...findTypos(env)];
   if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems, warnings);
   return { config: deepFreeze(toConfig(values)), warnings };
+}
+
+/**
+ * The database to migrate, read as the service reads it. Apart from loadConfig, because a migration job holds the
+ * secret of the database and no other. Throws an Error of one line.
+ */
+export function loadMigrationUrl(env: Env): string {
+  for (const name of ['DATABASE_MIGRATION_URL', 'DATABASE_URL'] as const) {
+    if (!env[name] && !env[`${name}_FILE`]) continue;
+    const { value, problem } = readVariable(env, name);
+    if (problem) throw new Error(`${name} ${problem.reason}; allowed: ${VARIABLES[name].allowed}`);
+    if (value !== '') return value;
+  }
+  throw new Error('Neither DATABASE_MIGRATION_URL nor DATABASE_URL is set.');
 }
 
 /** Says in its message everything that is wrong, and shows no secret. */

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Redis } from 'ioredis';
 import { Client } from 'pg';
 import t from 'tap';
+import { loadDotenv } from '../src/commands/environment.ts';
 import { ConfigError, loadConfig, type Config } from '../src/config.ts';
 import { VARIABLE_GROUPS, VARIABLES, type Variable } from '../src/config-variables.ts';
 import { createToken } from '../src/stores/api-key-token.ts';
@@ -183,9 +184,11 @@ t.test('values of the right form are read into their unit and type', async (t) =
 t.test('each value of the wrong form is refused with its name and the reason', async (t) => {
   const forged = /would let every client forge X-Forwarded-For/;
   const cases: [string, string, RegExp][] = [
-    ...['80a', '1e3', '0x10', ' ', '-1', '+1', '08', '1.5', '8000 ', 'NaN'].map(
-      (text): [string, string, RegExp] => ['API_PORT', text, /is not a whole number/],
-    ),
+    ...['80a', '1e3', '0x10', '8 0', '-1', '+1', '08', '1.5', 'NaN'].map((text): [string, string, RegExp] => [
+      'API_PORT',
+      text,
+      /is not a whole number/,
+    ]),
     ['API_PORT', '65536', /is more than 65535/],
     ['API_PORT', 'tcp://10.0.0.1:8000', /enableServiceLinks: false/],
     ['CONNECTION_POOL_SIZE', '0', /is less than 1/],
@@ -605,7 +608,7 @@ t.test('a secret can come from a file', async (t) => {
     url: `${DATABASE_URL}\n`,
     windows: `${DATABASE_URL}\r\n`,
     bare: DATABASE_URL,
-    two: `${DATABASE_URL}\n\n`,
+    two: `${DATABASE_URL}\n\nx`,
     empty: '\n',
     key: STRONG,
   });
@@ -616,7 +619,7 @@ t.test('a secret can come from a file', async (t) => {
     t.equal(load(file(name)).config.postgres.url, DATABASE_URL, name);
   }
   t.equal(load({ SECRET_KEY_FILE: join(dir, 'key') }).config.secretKey, STRONG);
-  t.match(refusal(file('two')), /DATABASE_URL cannot be read;/, 'only one line end is dropped');
+  t.match(refusal(file('two')), `${join(dir, 'two')} has more than one line; write one`);
   t.match(refusal(file('empty')), `${join(dir, 'empty')} is empty`);
   t.match(refusal(file('missing')), `${join(dir, 'missing')} cannot be read (ENOENT)`);
   t.match(refusal(file('folder')), `${join(dir, 'folder')} is not a file`);
@@ -627,6 +630,59 @@ t.test('a secret can come from a file', async (t) => {
   given:   the file ${join(dir, 'url')}, by REDIS_URL_FILE`,
   );
   t.match(refusal({ API_PORT_FILE: join(dir, 'url') }), /API_PORT cannot come from a file.*secrets only/);
+});
+
+t.test('a value is the same however it arrives, and what is odd is refused by name', async (t) => {
+  const file = join(t.testdir({ secret: '' }), 'secret');
+  for (const before of ['', '\uFEFF', ' ', '\uFEFF\t']) {
+    for (const after of ['', '\n', '\r\n', '\n\n', ' ', ' \t\r\n']) {
+      const text = before + STRONG + after;
+      writeFileSync(file, text);
+      t.equal(load({ API_KEY_SECRET: text }).config.auth.keySecret, STRONG, JSON.stringify(text));
+      t.equal(
+        load({ API_KEY_SECRET_FILE: file }).config.auth.keySecret,
+        STRONG,
+        `${JSON.stringify(text)} in a file`,
+      );
+    }
+  }
+  t.equal(load({ API_PORT: '8080\r\n' }).config.http.port, 8080, 'no secret, as well');
+  t.equal(load({ API_PORT: ' ' }).config.http.port, 8000, 'blank is unset');
+  t.equal(load({ SECRET_KEY_FILE: `${file}\r` }).config.secretKey, STRONG);
+
+  const odd: [Buffer, RegExp][] = [
+    [Buffer.from(`${STRONG}\nsecond`), /has more than one line; write one/],
+    [Buffer.from(`${STRONG}\rsecond`), /has more than one line/],
+    [Buffer.from(`${STRONG}\0`), /is not UTF-8 text; save it as UTF-8/],
+    [Buffer.from(STRONG, 'utf16le'), /is not UTF-8 text/],
+    [Buffer.from(`\uFEFF${STRONG}`, 'utf16le'), /is not UTF-8 text/],
+    [Buffer.from(`${STRONG}\xe9`, 'latin1'), /is not UTF-8 text/],
+    [Buffer.from(`${STRONG}\tx`), /holds a control character/],
+    [Buffer.from(`\uFEFF\uFEFF${STRONG}`), /holds a control character/],
+  ];
+  for (const [bytes, reason] of odd) {
+    writeFileSync(file, bytes);
+    t.match(refusal({ API_KEY_SECRET_FILE: file }), reason);
+    t.match(
+      refusal({ API_KEY_SECRET_FILE: file }),
+      `API_KEY_SECRET cannot be read from API_KEY_SECRET_FILE: ${file} `,
+    );
+    const asVariable = refusal({ API_KEY_SECRET: bytes.toString() });
+    t.match(asVariable, reason);
+    t.match(asVariable, /^API_KEY_SECRET /m);
+    t.notMatch(asVariable, STRONG.slice(0, 6));
+  }
+});
+
+t.test('.env is read with a byte order mark, CRLF and export; the environment has precedence', async (t) => {
+  const folder = t.testdir({
+    '.env': '\uFEFFDATABASE_URL = a\r\nexport LOG_LEVEL=warn # as usual\r\nAPI_PORT=1\r\n',
+  });
+  const env: Env = { API_PORT: '2' };
+  loadDotenv(folder, env);
+  t.strictSame(env, { API_PORT: '2', DATABASE_URL: 'a', LOG_LEVEL: 'warn' });
+  writeFileSync(join(folder, '.env'), 'API_PORT=1', 'utf16le');
+  t.throws(() => loadDotenv(folder, {}), { message: /\.env is not UTF-8 text: save it as UTF-8/ });
 });
 
 t.test('a secret file that may not be read is named, and its content is not', async (t) => {

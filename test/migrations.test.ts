@@ -18,6 +18,7 @@ import {
   readSchemaVersion,
   schemaIsReady,
 } from '../src/stores/schema-version.ts';
+import { startClientPostgres } from './support/client-postgres.ts';
 import { createDatabase, createEmptyDatabase, withClient } from './support/postgres.ts';
 import { programOf } from './support/service.ts';
 import { until } from './support/until.ts';
@@ -392,8 +393,8 @@ t.test('a database that cannot be had is one line, exit 1, and no password', asy
     Object.assign(new URL(url), { password: 's3cret-pw', ...part }).href;
   const cases: [what: string, env: NodeJS.ProcessEnv, message: RegExp][] = [
     ['nothing set', {}, /^Neither DATABASE_MIGRATION_URL nor DATABASE_URL is set\.$/],
-    ['no URL', { DATABASE_URL: 's3cret-pw' }, /not of the form postgres:\/\//],
-    ['another scheme', { DATABASE_URL: 'mysql://u:s3cret-pw@h/d' }, /not of the form/],
+    ['no URL', { DATABASE_URL: 's3cret-pw' }, /^DATABASE_URL has the wrong scheme; allowed: postgres:\/\//],
+    ['another scheme', { DATABASE_URL: 'mysql://u:s3cret-pw@h/d' }, /has the wrong scheme/],
     ['a password that is not encoded', { DATABASE_URL: 'postgres://u:1/s3cret-pw@h/d' }, /write special/],
     ['a wrong password', { DATABASE_URL: change({}) }, /refused: password authentication failed for user/],
     ['no such database', { DATABASE_URL: url.replace(/[^/]+$/, 'nowhere') }, /"nowhere" does not exist$/],
@@ -401,9 +402,9 @@ t.test('a database that cannot be had is one line, exit 1, and no password', asy
     [
       'a secret file that is missing',
       { DATABASE_URL_FILE: '/nowhere/url' },
-      /^DATABASE_URL_FILE: cannot read/,
+      /^DATABASE_URL cannot be read from DATABASE_URL_FILE: \/nowhere\/url cannot be read \(ENOENT\)/,
     ],
-    ['a secret given twice', { DATABASE_URL: url, DATABASE_URL_FILE: '/x' }, /both set/],
+    ['a secret given twice', { DATABASE_URL: url, DATABASE_URL_FILE: '/x' }, /is set twice/],
   ];
   for (const [what, env, message] of cases) {
     const up = await run(url, ['up', '--wait', '0'], { env });
@@ -413,9 +414,14 @@ t.test('a database that cannot be had is one line, exit 1, and no password', asy
     t.equal(up.err.split('\n').length, 1, 'one line');
     t.notMatch(up.out + up.err, 's3cret');
   }
-  const file = join(t.testdir({ url: `${url}\n` }), 'url');
+  const file = join(t.testdir({ url: `\uFEFF${url} \r\n\n` }), 'url');
   const env = { DATABASE_URL: 'postgres://wrong', DATABASE_MIGRATION_URL_FILE: file };
   t.equal((await run(url, ['status'], { env })).code, 0, 'the URL for migrations goes first, also as a file');
+  t.equal((await run(url, ['status'], { env: { DATABASE_URL: `${url} ` } })).code, 0);
+  // Which the service accepts: the socket's folder in place of a host.
+  const { socketDir, password, port } = (await startClientPostgres(t)) ?? {};
+  const socket = `postgres://migrator:${password}@/hardpoint?host=${socketDir}&port=${port}`;
+  if (socketDir) t.equal((await run(url, ['status'], { env: { DATABASE_URL: socket } })).err, '');
 });
 
 t.test(

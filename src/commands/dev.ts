@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../config.ts';
@@ -8,7 +7,7 @@ import { ensureKey } from './dev-key.ts';
 import { superviseService, type Listening } from './dev-service.ts';
 import { openDevState } from './dev-state.ts';
 import { openEmbeddedPostgres } from './embedded-postgres.ts';
-import { isEntry } from './environment.ts';
+import { isEntry, loadDotenv } from './environment.ts';
 import { migrateUp } from './migrate.ts';
 
 type Say = (line: string) => void;
@@ -100,9 +99,8 @@ function stopOnSignals(): AbortSignal {
 
 if (isEntry(import.meta.url)) {
   const directory = fileURLToPath(new URL('../../', import.meta.url));
-  const dotenv = join(directory, '.env');
-  if (existsSync(dotenv)) process.loadEnvFile(dotenv);
   try {
+    loadDotenv(directory, process.env);
     process.exitCode = await runDev(directory, stopOnSignals(), console.log);
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);

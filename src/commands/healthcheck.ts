@@ -1,3 +1,4 @@
+import { cleanText } from '../config-files.ts';
 import { isEntry } from './environment.ts';
 
 const TIMEOUT_MS = 2_500;
@@ -7,10 +8,12 @@ const TIMEOUT_MS = 2_500;
  * why. Reads API_PORT and API_HOST only, and asks for liveness: a database that is away is no reason to
  * restart the service.
  */
-async function main({ API_HOST, API_PORT }: NodeJS.ProcessEnv): Promise<void> {
-  const everywhere = !API_HOST || API_HOST === '0.0.0.0' || API_HOST === '::';
-  const host = everywhere ? '127.0.0.1' : API_HOST.includes(':') ? `[${API_HOST}]` : API_HOST;
-  const url = `http://${host}:${API_PORT || '8000'}/health/live`;
+async function main(env: NodeJS.ProcessEnv): Promise<void> {
+  // As the service reads them; all of its schema would be loaded every few seconds.
+  const [given = '', port = ''] = [env.API_HOST, env.API_PORT].map((text) => cleanText(text ?? '').text);
+  const everywhere = ['', '0.0.0.0', '::'].includes(given);
+  const host = everywhere ? '127.0.0.1' : given.includes(':') ? `[${given}]` : given;
+  const url = `http://${host}:${port || '8000'}/health/live`;
   const { status } = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS) });
   if (status !== 200) throw new Error(`${url} answered ${status}`);
 }

@@ -6,8 +6,8 @@ import { createMigrationFile, MIGRATIONS_FOLDER, readMigrationFiles } from '../s
 import type { MigrationFile } from '../stores/migration-files.ts';
 import type { MigrationRow } from '../stores/migrations.ts';
 import { applyPending, readMigrationRows, revertNewest, waitUntilApplied } from '../stores/migrations.ts';
+import { loadMigrationUrl } from '../config.ts';
 import { commandEnvironment, isEntry } from './environment.ts';
-import { readMigrationUrl } from './migration-url.ts';
 
 const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
 
@@ -70,7 +70,7 @@ async function execute(
   });
   const [command, argument, ...rest] = positionals;
   const target = (say: Say): MigrateOptions => ({
-    databaseUrl: readMigrationUrl(env),
+    databaseUrl: loadMigrationUrl(env),
     waitSeconds: wholeNumber('--wait', values.wait),
     say,
     folder,

@@ -30,11 +30,11 @@ export async function openMigrationConnection(
   databaseUrl: string,
   options: { waitSeconds: number; say: Say },
 ): Promise<Client> {
-  const target = describeTarget(databaseUrl);
   const deadline = Date.now() + options.waitSeconds * 1000;
   let announced = 0;
   for (;;) {
     const client = createClient(databaseUrl);
+    const target = `${client.host}:${client.port}/${client.database ?? ''}`;
     try {
       await client.connect();
       return client;
@@ -67,20 +67,6 @@ function createClient(connectionString: string): Client {
   // would end the process with a stack.
   client.on('error', () => undefined);
   return client;
-}
-
-/** host:port/database. Throws when the URL is none, or when a part of the password would stand in the host. */
-function describeTarget(databaseUrl: string): string {
-  const url = URL.canParse(databaseUrl) ? new URL(databaseUrl) : undefined;
-  if (url === undefined || !['postgres:', 'postgresql:'].includes(url.protocol)) {
-    throw new Error('The database URL is not of the form postgres://user:password@host:5432/database.');
-  }
-  if (`${url.pathname}${url.search}${url.hash}`.includes('@')) {
-    throw new Error(
-      'The database URL has "@" after the host: write special characters of the password as %XX.',
-    );
-  }
-  return `${url.host || 'its socket'}${url.pathname}`;
 }
 
 function isStarting(err: unknown): boolean {

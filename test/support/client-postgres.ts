@@ -28,7 +28,10 @@ export interface ClientPostgres {
  * client programs: pg_dump refuses a newer server, as the embedded one may be. Gone when `t` ends.
  * @returns undefined after `t` was skipped loudly
  */
-export async function startClientPostgres(t: Test): Promise<ClientPostgres | undefined> {
+export async function startClientPostgres(
+  t: Test,
+  password = randomBytes(18).toString('hex'),
+): Promise<ClientPostgres | undefined> {
   const bin = findPrograms();
   if (bin === undefined) {
     const required = process.env.REQUIRE_TOOLS === '1';
@@ -64,7 +67,6 @@ export async function startClientPostgres(t: Test): Promise<ClientPostgres | und
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   });
 
-  const password = randomBytes(18).toString('hex');
   const psql = (database: string, args: string[]) =>
     run('psql', ['-XqAt', '-h', folder, '-p', String(port), '-U', 'postgres', '-d', database, ...args]);
   const init = join(repositoryDir, 'docker/postgres/init');
@@ -75,7 +77,8 @@ export async function startClientPostgres(t: Test): Promise<ClientPostgres | und
   await psql('postgres', ['-f', join(folder, 'roles.sql'), '-c', 'create database hardpoint']);
   writeFileSync(join(folder, 'database.sql'), readFileSync(join(init, '20-database.sql')));
   await psql('hardpoint', ['-f', join(folder, 'database.sql')]);
-  await migrateUp({ databaseUrl: `postgres://migrator:${password}@127.0.0.1:${port}/hardpoint` });
+  const login = `migrator:${encodeURIComponent(password)}`;
+  await migrateUp({ databaseUrl: `postgres://${login}@127.0.0.1:${port}/hardpoint` });
   return { bin, port, socketDir: folder, password };
 }
 
