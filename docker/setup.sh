@@ -10,13 +10,14 @@ store=/store # the volume, one folder a service
 tls=/tls     # ./nginx/ssl of the host
 made=$store/made # the names of what this run makes
 : >"$made"
+. /scripts/secret.sh
 
 # secret NAME: its value, given or made before or made now.
 secret() {
   mkdir -p "$store/all"
   file=$store/all/$1
-  if [ -s "$given/$1" ]; then
-    tr -d '\r\n' <"$given/$1" >"$file.new"
+  if [ -e "$given/$1" ]; then
+    secret_in "$given/$1" >"$file.new" || exit 1
     mv "$file.new" "$file"
   elif [ ! -s "$file" ]; then
     openssl rand -hex 32 >"$file.new"
@@ -37,6 +38,24 @@ put() {
   chown "$2" "$store/$1"
 }
 
+# pass_on FOLDER OWNER NAME [AS]: what is never made here, if ./secrets holds it.
+pass_on() {
+  [ -e "$given/$3" ] || return 0
+  value=$(secret_in "$given/$3")
+  put "$1" "$2" "${4:-$3}" "$value"
+}
+
+# How each place writes a password: a URL, PgBouncer's list, .pgpass, and the quotes of redis.conf and of JSON.
+in_url() {
+  case $1 in
+    *[!A-Za-z0-9._~-]*) printf %s "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g' ;;
+    *) printf %s "$1" ;;
+  esac
+}
+in_userlist() { printf %s "$1" | sed 's/"/""/g'; }
+in_pgpass() { printf %s "$1" | sed 's/[\\:]/\\&/g'; }
+in_quotes() { printf %s "$1" | sed 's/[\\"]/\\&/g'; }
+
 superuser=$(secret postgres_password)
 migrator=$(secret migrator_password)
 app=$(secret app_password)
@@ -52,18 +71,18 @@ key_secret=$(secret api_key_secret)
 secret_key=$(secret secret_key)
 grafana=$(secret grafana_password)
 
-put api 65532:65532 database_url "postgres://app:$app@postgres:5432/hardpoint"
-put api 65532:65532 database_url_pgbouncer "postgres://app:$app@pgbouncer:6432/hardpoint"
-put api 65532:65532 database_url_replica "postgres://app:$app@postgres-replica:5432/hardpoint"
-put api 65532:65532 redis_url "redis://app:$redis@redis:6379"
-put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$redis@sentinel-1,sentinel-2,sentinel-3/limits"
-put api 65532:65532 redis_cache_url "redis://app:$redis@redis-cache:6379"
+put api 65532:65532 database_url "postgres://app:$(in_url "$app")@postgres:5432/hardpoint"
+put api 65532:65532 database_url_pgbouncer "postgres://app:$(in_url "$app")@pgbouncer:6432/hardpoint"
+put api 65532:65532 database_url_replica "postgres://app:$(in_url "$app")@postgres-replica:5432/hardpoint"
+put api 65532:65532 redis_url "redis://app:$(in_url "$redis")@redis:6379"
+put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$(in_url "$redis")@sentinel-1,sentinel-2,sentinel-3/limits"
+put api 65532:65532 redis_cache_url "redis://app:$(in_url "$redis")@redis-cache:6379"
 put api 65532:65532 api_key_secret "$key_secret"
 put api 65532:65532 secret_key "$secret_key"
 for name in api_keys otel_exporter_otlp_headers; do
-  [ ! -s "$given/$name" ] || put api 65532:65532 "$name" "$(cat "$given/$name")"
+  pass_on api 65532:65532 "$name"
 done
-put migrate 65532:65532 database_url "postgres://migrator:$migrator@postgres:5432/hardpoint"
+put migrate 65532:65532 database_url "postgres://migrator:$(in_url "$migrator")@postgres:5432/hardpoint"
 put postgres 999:999 superuser "$superuser"
 put postgres 999:999 migrator "$migrator"
 put postgres 999:999 app "$app"
@@ -71,25 +90,26 @@ put postgres 999:999 readonly "$readonly"
 put postgres 999:999 backup "$backup"
 put postgres 999:999 monitor "$monitor"
 put postgres 999:999 replicator "$replicator"
-put pgbouncer 65531:65531 userlist.txt "\"app\" \"$app\""
-put replica 999:999 pgpass "*:*:*:replicator:$replicator"
+put pgbouncer 65531:65531 userlist.txt "\"app\" \"$(in_userlist "$app")\""
+put replica 999:999 pgpass "*:*:*:replicator:$(in_pgpass "$replicator")"
 put backup 999:999 password "$backup"
 # Given only, never made here: a passphrase that is lost with this host would make the copies elsewhere worthless.
-[ ! -s "$given/backup_passphrase" ] || put backup 999:999 passphrase "$(cat "$given/backup_passphrase")"
+pass_on backup 999:999 backup_passphrase passphrase
 put redis 999:999 users.acl "$(
   redis="$redis" monitor="$redis_monitor" replication="$redis_replication" sentinel="$sentinel" sh /setup/redis-users.sh
 )"
 put redis 999:999 replication.conf "masteruser replication
-masterauth $redis_replication"
+masterauth \"$(in_quotes "$redis_replication")\""
 put sentinel 999:999 password "$sentinel"
 put postgres-exporter 65534:65534 password "$monitor"
+quoted=\"$(in_quotes "$redis_monitor")\"
 put redis-exporter 59000:59000 passwords.json \
-  "{\"redis://monitor@redis:6379\":\"$redis_monitor\",\"redis://monitor@redis-cache:6379\":\"$redis_monitor\"}"
+  "{\"redis://monitor@redis:6379\":$quoted,\"redis://monitor@redis-cache:6379\":$quoted}"
 put grafana 472:0 password "$grafana"
 # Where alerts go is nothing that could be made here: docs/alerting.md.
 mkdir -p "$store/alertmanager"
 for name in pagerduty_key slack_url heartbeat_url; do
-  [ ! -s "$given/$name" ] || put alertmanager 65534:65534 "$name" "$(cat "$given/$name")"
+  pass_on alertmanager 65534:65534 "$name"
 done
 
 chown 999:999 /owned/backups /owned/metrics

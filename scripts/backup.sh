@@ -17,6 +17,8 @@ set -Eeuo pipefail
 umask 077
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=scripts/secret.sh
+. "$(dirname "${BASH_SOURCE[0]}")/secret.sh"
 
 BACKUP_DIR=${BACKUP_DIR:-/backups}
 BACKUP_AT=${BACKUP_AT:-02:00}
@@ -45,7 +47,11 @@ select format('select %L || count(*) from %I.%I', schemaname || '.' || tablename
 "
 facts() { query -d "$1" <<<"$FACTS_SQL"; }
 
-cipher() { openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass "file:$BACKUP_PASSPHRASE_FILE" "$@"; }
+cipher() { # what openssl itself reads would keep a byte order mark and blanks
+  local passphrase
+  passphrase=$(secret_in "$BACKUP_PASSPHRASE_FILE") || return 1
+  openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass file:<(printf '%s\n' "$passphrase") "$@"
+}
 seal() { if [ -e "$BACKUP_PASSPHRASE_FILE" ]; then cipher -salt; else cat; fi; }
 
 # dump FILE FACTS: both of one snapshot. Nothing is written in the clear that is to be encrypted.
@@ -117,8 +123,7 @@ run() {
   lock
   trap 'rm -f "$BACKUP_DIR"/.partial-*' EXIT
   rm -f "$BACKUP_DIR"/.partial-*
-  [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || [ -s "$BACKUP_PASSPHRASE_FILE" ] ||
-    die "$BACKUP_PASSPHRASE_FILE is empty: write a passphrase, or remove it"
+  [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || secret_in "$BACKUP_PASSPHRASE_FILE" >/dev/null || exit 1
   name=$(date -u +%Y%m%dT%H%M%SZ)
   dump=$name.dump
   [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || dump=$name.dump.enc
@@ -208,7 +213,7 @@ schedule() {
   done
 }
 
-[ -z "${PASSWORD_FILE:-}" ] || PGPASSWORD=$(cat "$PASSWORD_FILE")
+[ -z "${PASSWORD_FILE:-}" ] || PGPASSWORD=$(secret_in "$PASSWORD_FILE")
 export PGPASSWORD=${PGPASSWORD:-}
 
 case ${1:-} in

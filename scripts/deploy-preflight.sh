@@ -93,9 +93,9 @@ check_secrets() {
     [ -f "$file" ] || continue
     case $file in *.md) continue ;; esac
     private "$file"
+    value=$(secret_in "$file" 2>&1) || { problem "${value#error: }"; continue; }
     # Made by others, in their form.
-    case $file in */pagerduty_key | */slack_url | */heartbeat_url) continue ;; esac
-    value=$(tr -d '\r\n' <"$file" 2>/dev/null) || { problem "$file cannot be read by $(id -un)"; continue; }
+    case $file in */pagerduty_key | */slack_url | */heartbeat_url | */otel_exporter_otlp_headers) continue ;; esac
     why=
     [ "$(fold -w 1 <<<"$value" | sort -u | wc -l)" -ge 10 ] || why='has fewer than 10 different characters'
     [ ${#value} -ge 32 ] || why="is shorter than 32 characters"

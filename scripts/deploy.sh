@@ -16,6 +16,8 @@ set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
 . scripts/common.sh
+# shellcheck source=scripts/secret.sh
+. scripts/secret.sh
 # shellcheck source=scripts/deploy-preflight.sh
 . scripts/deploy-preflight.sh
 

@@ -124,7 +124,11 @@ const REFUSALS: Record<string, Refusal> = {
   },
   'an empty secret': {
     prepare: ({ put }) => put('secrets/app_password', ''),
-    says: /secrets\/app_password is shorter/,
+    says: /secret in secrets\/app_password is empty; write one/,
+  },
+  'a secret of two lines': {
+    prepare: ({ put }) => put('secrets/app_password', `${LONG}\n${LONG}\n`),
+    says: /secret in secrets\/app_password has more than one line/,
   },
   'a monotonous secret': {
     prepare: ({ put }) => put('secrets/app_password', 'abcabcabc'.repeat(5)),

@@ -11,7 +11,7 @@ sentinel announce-hostnames yes
 sentinel announce-ip $(hostname)
 sentinel monitor limits redis 6379 2
 sentinel auth-user limits sentinel
-sentinel auth-pass limits $(cat /run/secrets/password)
+sentinel auth-pass limits "$(sed 's/[\\"]/\\&/g' /run/secrets/password)"
 sentinel down-after-milliseconds limits 3000
 sentinel failover-timeout limits 15000
 CONF

@@ -28,7 +28,8 @@ export function openWorld(
   const folder = temporaryFolder(t);
   const [backups, metrics] = [join(folder, 'backups'), join(folder, 'metrics')];
   mkdirSync(metrics);
-  writeFileSync(join(folder, 'password'), password);
+  // As an editor on Windows leaves it.
+  writeFileSync(join(folder, 'password'), `\uFEFF${password}\r\n`);
   const env = {
     PATH: pathWith(t, programs, `${bin}:${process.env.PATH}`),
     REAL: bin,
