@@ -5,6 +5,9 @@ import { parse, stringify } from 'yaml';
 /** How many times faster than in production the drill runs: a scrape every half second, `for: 5m` in ten. */
 const FASTER = 30;
 
+/** The rules are about this one only. */
+const own = { namespace: 'hardpoint' };
+
 export interface DrillAddresses {
   /** host:port of each. */
   metrics: string;
@@ -61,8 +64,8 @@ export function writeDrillConfig(from: string, to: string, addresses: DrillAddre
     },
     alerting: { alertmanagers: [staticTarget(addresses.alertmanager)] },
     scrape_configs: [
-      { job_name: 'api', ...staticTarget(addresses.metrics) },
-      { job_name: 'prometheus', ...staticTarget(addresses.prometheus) },
+      { job_name: 'api', ...staticTarget(addresses.metrics, own) },
+      { job_name: 'prometheus', ...staticTarget(addresses.prometheus, own) },
     ],
   }));
 
@@ -84,8 +87,8 @@ export function writeDrillConfig(from: string, to: string, addresses: DrillAddre
   }));
 }
 
-function staticTarget(address: string) {
-  return { static_configs: [{ targets: [address] }] };
+function staticTarget(address: string, labels: Record<string, string> = {}) {
+  return { static_configs: [{ targets: [address], labels }] };
 }
 
 function fasterRule(rule: Rule): Rule {

@@ -80,31 +80,40 @@ t.test('the data sources are those of the stack, asked as often as they have som
   for (const { url } of datasources) t.ok(Object.hasOwn(compose.services, new URL(url).hostname), url);
 });
 
-t.test('data source, job and instance can be chosen, and all are chosen at first', async (t) => {
-  for (const { templating, annotations, panels } of dashboards) {
-    const [source, ...chosen] = templating.list;
-    const { name: text, uid: value } = datasources[0] ?? {};
-    t.match(source, {
-      name: 'datasource',
-      type: 'datasource',
-      query: 'prometheus',
-      current: { text, value },
-    });
-    t.same(
-      chosen.map(({ name }) => name),
-      ['job', 'instance'],
-    );
-    for (const variable of chosen) {
-      t.match(variable, { type: 'query', multi: true, includeAll: true, allValue: '.+' });
-      t.same(variable.current.value, ['$__all']);
+t.test(
+  'data source, namespace, job and instance can be chosen, at first all of the own namespace',
+  async (t) => {
+    for (const { templating, annotations, panels } of dashboards) {
+      const [source, namespace, ...chosen] = templating.list;
+      const { name: text, uid: value } = datasources[0] ?? {};
+      t.match(source, {
+        name: 'datasource',
+        type: 'datasource',
+        query: 'prometheus',
+        current: { text, value },
+      });
+      t.same(
+        chosen.map(({ name }) => name),
+        ['job', 'instance'],
+      );
+      t.match(namespace, { name: 'namespace', type: 'query', current: { value: 'hardpoint' } });
+      for (const variable of chosen) {
+        t.match(variable, { type: 'query', multi: true, includeAll: true, allValue: '.+' });
+        t.same(variable.current.value, ['$__all']);
+      }
+      const asked = [
+        ...(namespace ? [namespace] : []),
+        ...chosen,
+        ...annotations.list,
+        ...panels.filter(({ type }) => type !== 'row'),
+      ];
+      t.same(
+        asked.filter(({ datasource }) => JSON.stringify(datasource) !== JSON.stringify(DATASOURCE)),
+        [],
+      );
     }
-    const asked = [...chosen, ...annotations.list, ...panels.filter(({ type }) => type !== 'row')];
-    t.same(
-      asked.filter(({ datasource }) => JSON.stringify(datasource) !== JSON.stringify(DATASOURCE)),
-      [],
-    );
-  }
-});
+  },
+);
 
 t.test('every panel says what it shows, in which unit, and has a place of its own', async (t) => {
   t.same(
@@ -140,7 +149,11 @@ t.test('every query keeps to what was chosen, and to the step of the graph', asy
         const has = (label: string) =>
           matchers.some(({ label: name, value }) => name === label && value === `$${label}`);
         // What is recorded is of all instances, and so are most alerts.
-        return !has('job') || !(has('instance') || recorded.includes(metric) || metric === 'ALERTS');
+        return (
+          !has('namespace') ||
+          !has('job') ||
+          !(has('instance') || recorded.includes(metric) || metric === 'ALERTS')
+        );
       })
       .map(({ metric }) => `${where}: ${metric}`),
   );

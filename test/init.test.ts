@@ -54,6 +54,22 @@ t.test('every place gets the spelling that is right there', async (t) => {
       'postgresql://my_service_app@my-service-postgres.my-service.svc:5432/my_service',
     ],
     [
+      'prometheus/rules/a.yml',
+      'up{namespace="hardpoint",job="api"} == 0',
+      'up{namespace="my-service",job="api"} == 0',
+    ],
+    [
+      'prometheus/prometheus.yml',
+      '{ target_label: namespace, replacement: hardpoint }',
+      '{ target_label: namespace, replacement: my-service }',
+    ],
+    [
+      'grafana/a.json',
+      '{ "text": "hardpoint", "value": "hardpoint" }',
+      '{ "text": "my-service", "value": "my-service" }',
+    ],
+    ['test/a.ts', "labels: { namespace: 'hardpoint' }", "labels: { namespace: 'my-service' }"],
+    [
       'k8s/a.yaml',
       'metadata: { name: hardpoint, namespace: hardpoint }',
       'metadata: { name: my-service, namespace: my-service }',

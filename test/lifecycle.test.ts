@@ -336,8 +336,12 @@ t.test(
     const npm = requireTool(t, 'npm');
     if (npm === undefined) return;
     const env = {
-      ...{ HOME: process.env.HOME ?? '', DATABASE_URL: await createDatabase(t) },
-      ...{ API_HOST: '127.0.0.1', API_PORT: '0', METRICS_PORT: '0', DRAIN_DELAY_SECONDS: '0.5' },
+      HOME: process.env.HOME ?? '',
+      DATABASE_URL: await createDatabase(t),
+      API_HOST: '127.0.0.1',
+      API_PORT: '0',
+      METRICS_PORT: '0',
+      DRAIN_DELAY_SECONDS: '0.5',
     };
     for (const [what, stop] of [
       ['SIGTERM to npm alone', ({ pid }) => process.kill(pid, 'SIGTERM')],

@@ -33,7 +33,11 @@ const ABSENCE = ['ApiDown'];
 const { alerts, recordings } = readRules();
 const prometheus = readYaml('prometheus.yml') as {
   global: { scrape_interval: string };
-  scrape_configs: { job_name: string; dns_sd_configs?: { names: string[]; type: string; port: number }[] }[];
+  scrape_configs: {
+    job_name: string;
+    dns_sd_configs?: { names: string[]; type: string; port: number }[];
+    relabel_configs?: { target_label: string; replacement?: string }[];
+  }[];
 };
 const names = [...new Set(alerts.map(({ alert }) => alert))].toSorted();
 const runbooks = join(repositoryDir, 'docs/runbooks');
@@ -113,7 +117,10 @@ t.test('rules and runbooks read nothing that nobody exports', async (t) => {
   const service = await startService(t, { DATABASE_URL: await createDatabase(t) });
   const exposition = await (await fetch(`${service.metricsUrl}/metrics`)).text();
   const recorded = recordings.map(({ record }) => record);
-  const up = prometheus.scrape_configs.map(({ job_name: job }) => ({ metric: 'up', labels: { job } }));
+  const up = prometheus.scrape_configs.map(({ job_name: job }) => ({
+    metric: 'up',
+    labels: { job, namespace: 'hardpoint' },
+  }));
   const series = [...parseSeries(exposition), ...parseSeries(EXPORTER_SERIES), ...up];
   const unknownIn = (expr: string) =>
     selectorsOf(expr)
@@ -130,6 +137,23 @@ t.test('rules and runbooks read nothing that nobody exports', async (t) => {
     [],
   );
   t.same(unknownIn('rate(api_request_latency_seconds_bucket{le="4"}[5m]) / nothing').length, 2);
+});
+
+t.test('every rule is about the namespace and the targets of this service alone', async (t) => {
+  const wrong = [...alerts, ...recordings].filter(
+    ({ expr }) =>
+      /\b(?:by|on) \((?!namespace\b)/.test(expr) ||
+      selectorsOf(expr).some(
+        ({ matchers }) =>
+          !matchers.some(({ label, value }) => label === 'namespace' && value === 'hardpoint'),
+      ),
+  );
+  t.same(wrong, []);
+  const unlabelled = prometheus.scrape_configs.filter(
+    ({ relabel_configs: [first] = [] }) =>
+      first?.target_label !== 'namespace' || first.replacement !== 'hardpoint',
+  );
+  t.same(unlabelled, [], 'the Prometheus of compose.yaml says so of each of its targets');
 });
 
 t.test('nothing is recorded that nobody reads', async (t) => {

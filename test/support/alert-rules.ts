@@ -99,12 +99,14 @@ export interface Series {
   labels: Record<string, string>;
 }
 
+/** With the label that Prometheus adds to all that it scrapes for the service. */
 export function parseSeries(exposition: string): Series[] {
   const lines = exposition.split('\n').filter((line) => line.trim() !== '' && !line.startsWith('#'));
   return lines.map((line) => {
     const [, metric = '', labels = ''] = /^\s*([\w:]+)(?:\{(.*)\})?/.exec(line) ?? [];
     const pairs = [...labels.matchAll(/(\w+)="((?:\\.|[^"])*)"/g)];
-    return { metric, labels: Object.fromEntries(pairs.map(([, name = '', value = '']) => [name, value])) };
+    const own = Object.fromEntries(pairs.map(([, name = '', value = '']) => [name, value]));
+    return { metric, labels: { namespace: 'hardpoint', ...own } };
   });
 }
 

@@ -24,7 +24,8 @@ export async function startPrometheus(t: Test, { file, targets, rules }: Prometh
     rule_files: Object.keys(rules),
     scrape_configs: Object.entries(targets).map(([job, address]) => ({
       job_name: job,
-      static_configs: [{ targets: [address] }],
+      // The rules are about this namespace only.
+      static_configs: [{ targets: [address], labels: { namespace: 'hardpoint' } }],
     })),
   };
   const { url } = await startProgram(t, {
