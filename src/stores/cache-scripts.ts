@@ -1,5 +1,5 @@
 import type { Result } from 'ioredis';
-import { CACHE_FORMAT, TEXT_BYTES_MAX } from './cache-text.ts';
+import { CACHE_FORMAT, SHAPE_SLOTS, TEXT_BYTES_MAX } from './cache-text.ts';
 import type { RedisHandle } from './redis.ts';
 
 /** How long a lease outlives a holder that renews it no more. */
@@ -11,7 +11,7 @@ export const TOO_BIG_MS = 5000;
 export function defineCacheCommands(client: RedisHandle['client']): void {
   client.defineCommand('cacheRead', { numberOfKeys: 2, lua: READ });
   client.defineCommand('cacheSettle', { numberOfKeys: 2, lua: SETTLE });
-  client.defineCommand('cachePurge', { numberOfKeys: 2, lua: PURGE });
+  client.defineCommand('cachePurge', { numberOfKeys: 1, lua: PURGE });
 }
 
 /**
@@ -67,9 +67,14 @@ end
 return 1
 `;
 
-/** KEYS value, lease; ARGV channel, message. */
+/** KEYS value; ARGV channel, message. The slots of shapes are of the same cluster slot. */
 const PURGE = `
-redis.call('unlink', KEYS[1], KEYS[2])
+local keys = { KEYS[1], KEYS[1] .. ':lease' }
+for slot = 0, ${SHAPE_SLOTS - 1} do
+  keys[#keys + 1] = KEYS[1] .. ':' .. slot
+  keys[#keys + 1] = KEYS[1] .. ':' .. slot .. ':lease'
+end
+redis.call('unlink', unpack(keys))
 return redis.call('publish', ARGV[1], ARGV[2])
 `;
 
@@ -92,6 +97,6 @@ declare module 'ioredis' {
       leaseMs: number,
       ...stored: [] | [text: string, lifeMs: number]
     ): Result<number, Context>;
-    cachePurge(valueKey: string, leaseKey: string, channel: string, message: string): Result<number, Context>;
+    cachePurge(valueKey: string, channel: string, message: string): Result<number, Context>;
   }
 }

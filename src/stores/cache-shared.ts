@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import type { CacheEntry } from './cache-entry.ts';
 import { LEASE_MS, TOO_BIG_MS, defineCacheCommands } from './cache-scripts.ts';
-import { decodeEntry, encodeEntry, type TextOwner } from './cache-text.ts';
+import { decodeEntry, encodeEntry, slotOf, type TextOwner } from './cache-text.ts';
 import { createIntervalWarning } from './log-interval.ts';
 import type { RedisHandle } from './redis.ts';
 
@@ -52,8 +52,14 @@ export function createSharedCache(
   defineCacheCommands(client);
   redis.onReady(() => void pay());
 
-  // The braces make one cluster slot of the two.
-  const keysOf = (id: string) => [`${prefix}:{${id}}`, `${prefix}:{${id}}:lease`] as const;
+  // The braces make one cluster slot of all that belongs to one thing.
+  const keyOf = (place: string) => `${prefix}:{${place}}`;
+  const keysOf = ({ id, place, shape }: TextOwner) => {
+    const value = keyOf(place) + slotOf(shape);
+    // Who loads one generation is not waited for by who needs the next.
+    const generation = id === place ? '' : `:${id.slice(place.length)}`;
+    return [value, `${value}:lease${generation}`] as const;
+  };
 
   async function attempt<T>(command: () => Promise<T>): Promise<T | undefined> {
     if (!redis.ready()) return undefined;
@@ -76,7 +82,7 @@ export function createSharedCache(
    */
   async function purge(id: string): Promise<boolean> {
     owed.add(id);
-    const done = await attempt(() => client.cachePurge(...keysOf(id), channel, sender + id));
+    const done = await attempt(() => client.cachePurge(keyOf(id), channel, sender + id));
     if (done !== undefined) {
       owed.delete(id);
       return true;
@@ -97,9 +103,9 @@ export function createSharedCache(
     if (first !== undefined && (await purge(first))) await Promise.all(rest.map(purge));
   }
 
-  function holdLease({ id, shape }: TextOwner, token: string): Lease {
+  function holdLease(owner: TextOwner, token: string): Lease {
     const settle = (lease: string, leaseMs: number, ...stored: [] | [string, number]) =>
-      void attempt(() => client.cacheSettle(...keysOf(id), token, lease, leaseMs, ...stored));
+      void attempt(() => client.cacheSettle(...keysOf(owner), token, lease, leaseMs, ...stored));
     const endsAtMs = performance.now() + LOAD_MAX_MS;
     const renewal = setInterval(() => {
       if (performance.now() > endsAtMs) clearInterval(renewal);
@@ -109,9 +115,9 @@ export function createSharedCache(
     return {
       store(entry) {
         clearInterval(renewal);
-        if (owed.has(id)) return;
+        if (owed.has(owner.place)) return;
         const leftMs = Math.max(1, Math.floor(entry.times.lifeMs - entry.ageMs));
-        settle('', 0, encodeEntry(entry, { id, shape }), leftMs);
+        settle('', 0, encodeEntry(entry, owner), leftMs);
       },
       release(tooBig = false) {
         clearInterval(renewal);
@@ -122,19 +128,19 @@ export function createSharedCache(
 
   /** Looks for an entry that is younger than `maxAgeInTtls`; without one, tries to get the lease. */
   async function read(owner: TextOwner, maxAgeInTtls: number): Promise<Held> {
-    const { id } = owner;
-    if (owed.has(id) && !(await purge(id))) return AWAY;
+    const { id, place } = owner;
+    if (owed.has(place) && !(await purge(place))) return AWAY;
     const token = randomUUID();
     const atMs = performance.now();
-    const reply = await attempt(() => client.cacheRead(...keysOf(id), token, maxAgeInTtls));
+    const reply = await attempt(() => client.cacheRead(...keysOf(owner), token, maxAgeInTtls));
     if (!reply) {
       // The lease may have been given and only the answer got lost: nobody should wait for us.
-      if (redis.ready()) client.cacheSettle(...keysOf(id), token, '', 0).catch(() => undefined);
+      if (redis.ready()) client.cacheSettle(...keysOf(owner), token, '', 0).catch(() => undefined);
       return AWAY;
     }
     const [text, leftMs, state] = reply;
     const entry = text === null ? undefined : decodeEntry(text, owner, { leftMs, atMs });
-    if (text !== null && !entry) {
+    if (text !== null && !entry && id === place) {
       warn({ characters: text.length }, 'a cached value is damaged or of another release; it is replaced');
     }
     // Nothing is young enough for 0: that asks for the lease.

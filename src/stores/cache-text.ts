@@ -7,23 +7,34 @@ export interface CacheKey {
   /** What it is, such as `order`: a constant of the code. */
   name: string;
   id: string;
+  /**
+   * Of what was loaded from one state of the data, where a write cannot name every key that it concerns: a
+   * value of another generation is not there, and is replaced.
+   */
+  generation?: string;
 }
 
-/** JSON keeps the three parts apart whatever they contain: no two keys become one. */
-export function encodeKey({ tenant, name, id }: CacheKey): string {
-  return JSON.stringify([tenant, name, id]);
+/** JSON keeps the parts apart whatever they contain: no two keys become one. */
+export function encodeKey({ tenant, name, id, generation }: CacheKey): string {
+  return JSON.stringify([tenant, name, id, ...(generation === undefined ? [] : [generation])]);
 }
 
-/** What a text belongs to: the encoded key, and the shape of the value that the reader expects. */
+/** The tenant in an encoded key, as JSON. */
+export function tenantOf(id: string): string {
+  return id.slice(1, id.indexOf('",'));
+}
+
+/** What a text belongs to. */
 export interface TextOwner {
+  /** The whole encoded key. */
   id: string;
+  /** The same without its generation: there is one place in Redis for all generations. */
+  place: string;
+  /** Of the value that the reader expects. */
   shape: string;
 }
 
-/**
- * First in every text; raise it when the form of a text changes. It is no part of the key, or one release
- * would not reach what another has stored when it invalidates.
- */
+/** First in every text; raise it when the form of a text changes. */
 export const CACHE_FORMAT = 2;
 /** The JSON and what stands before it; what is larger is not read. */
 export const TEXT_BYTES_MAX = JSON_BYTES_MAX + 2 ** 10;
@@ -52,6 +63,13 @@ export function decodeEntry(
   const [ttlMs = 0, lifeMs = 0] = head.split(' ').map(Number);
   const times = { ttlMs, lifeMs, loadedAtMs: atMs - (lifeMs - leftMs) };
   return new CacheEntry(json === '' ? {} : { json }, times, { etag });
+}
+
+/** Releases with another shape of a value keep it apart, each in a slot; an invalidation empties every slot. */
+export const SHAPE_SLOTS = 32;
+
+export function slotOf(shape: string): string {
+  return shape === '' ? '' : `:${crc32(shape) % SHAPE_SLOTS}`;
 }
 
 const HEADER = new RegExp(`^${CACHE_FORMAT} (\\d+ \\d+) ([0-9a-f]+) (\\S*) `);

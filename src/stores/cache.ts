@@ -112,7 +112,9 @@ export function createCache(
 
     const { ttlSeconds, maxRows } = settings;
     // Inside, a value is of any type: one cache holds them all.
-    const search = { ttlSeconds, maxRows, shape: '', rows: countRows, ...options, id, load } as Search;
+    const place = encodeKey({ tenant: key.tenant, name: key.name, id: key.id });
+    const owner = { id, place, shape: '' };
+    const search = { ttlSeconds, maxRows, rows: countRows, ...owner, ...options, load } as Search;
     let result: CacheResult = 'miss';
     try {
       const found = await flights.start(id, (mine) => find(search, mine));

@@ -790,6 +790,8 @@ t.test('a write whose answer to COMMIT got lost is a write to everybody who read
   await writes(() => cut.request('DELETE', order, { token, headers: { 'if-match': '"3"' } }));
   await everywhere('');
   t.equal((await other.request('GET', order, { token })).status, 404);
+  const stored = await store.keys(`*order-summary*${today} ${today}*`);
+  t.equal(stored.filter((key) => !key.includes(':lease')).length, 1, 'no write left an old summary behind');
 });
 
 function patch(

@@ -28,6 +28,7 @@ import {
   redisKey,
   storeOld,
   timed,
+  type CacheProcess,
 } from './cache-world.ts';
 
 const SLACK_MS = 50;
@@ -424,12 +425,13 @@ t.test('garbage under a key of the cache is a miss, and gets replaced', async (t
   const { client } = a;
   const at = redisKey(KEY);
   const times = { ttlMs: 60_000, lifeMs: 420_000, loadedAtMs: 0 };
-  const owner = { id: encodeKey(KEY), shape: '' };
+  const owner = { id: encodeKey(KEY), place: encodeKey(KEY), shape: '' };
   const entry = encodeEntry(new CacheEntry({ json: '{"total":12345}' }, times, { etag: '"1"' }), owner);
   const put = (text: string | Buffer) => client.set(at, text, 'PX', 400_000);
   const other = { ...KEY, tenant: 'evil' };
   const foreign = encodeEntry(new CacheEntry({ json: '"foreign"' }, times), {
     id: encodeKey(other),
+    place: encodeKey(other),
     shape: '',
   });
   const flipped = (byte: number) => {
@@ -483,25 +485,78 @@ t.test('garbage under a key of the cache is a miss, and gets replaced', async (t
   t.equal(await b.cache.get(KEY, neverLoad), garbage.at(-1)?.[0], 'what replaced it is read by others');
 });
 
-t.test('a value of another shape, from another release, is a miss, and gets replaced', async (t) => {
+const warnings = (processes: CacheProcess[]) =>
+  processes.flatMap(({ lines }) => lines).filter(({ level }) => Number(level) >= 40);
+
+t.test('two releases with different shapes keep their values side by side', async (t) => {
   const processes = await openProcesses(t);
   if (!processes) return;
-  const { url, a, b } = processes;
+  const { a, b } = processes;
   const before = z.object({ total: z.int() });
   const after = before.extend({ currency: z.string() });
   t.not(shapeOf(before), shapeOf(after));
   t.equal(shapeOf(after), shapeOf(before.extend({ currency: z.string() })));
 
-  await a.cache.get(KEY, async () => ({ total: 1 }), { shape: shapeOf(before) });
-  await isStored(a);
-  const value = { total: 1, currency: 'EUR' };
-  t.same(await b.cache.get(KEY, async () => value, { shape: shapeOf(after) }), value);
-  await until('it was replaced', async () => (await a.client.get(redisKey(KEY)))?.includes('EUR') ?? false);
-  const c = await openProcess(t, url);
-  t.same(await c.cache.get(KEY, async () => undefined, { shape: shapeOf(after) }), value);
+  const old = createLoad({ total: 1 });
+  const value = createLoad({ total: 1, currency: 'EUR' });
+  const stored = (count: number) =>
+    until(`${count} values in Redis`, async () => {
+      const keys = await a.client.keys('*');
+      return keys.length === count && !keys.some((key) => key.endsWith(':lease'));
+    });
+  for (let round = 1; round <= 3; round += 1) {
+    t.same(await a.cache.get(KEY, old, { shape: shapeOf(before) }), old.value);
+    t.same(await b.cache.get(KEY, value, { shape: shapeOf(after) }), value.value);
+    await stored(2);
+    await distrust();
+  }
+  t.same([old.calls, value.calls], [1, 1], 'neither replaced the value of the other');
+  t.same(warnings([a, b]), []);
 
   await b.cache.invalidate(KEY);
+  await stored(0);
   await until('a release reaches what the other stored', () => a.cache.peek(KEY) === undefined);
+});
+
+t.test('a value of another generation is replaced, not left behind, and delays nobody', async (t) => {
+  const processes = await openProcesses(t);
+  if (!processes) return;
+  const { a, b } = processes;
+  const keys = async () => (await a.client.keys('*')).filter((key) => !key.includes(':lease'));
+  for (const generation of ['1', '2', '3', '4']) {
+    const load = createLoad(generation);
+    const key = { ...KEY, generation };
+    t.equal(await a.cache.get(key, load), generation);
+    await until(
+      'it is stored',
+      async () => (await a.client.get(redisKey(KEY)))?.endsWith(`"${generation}"`) ?? false,
+    );
+    t.equal(await b.cache.get(key, neverLoad), generation);
+  }
+  t.same(await keys(), [redisKey(KEY)]);
+  t.same(warnings([a, b]), [], 'which is no damage');
+
+  const { opened, open } = createGate();
+  const slow = a.cache.get({ ...KEY, generation: '5' }, createLoad('5', opened));
+  const { value, tookMs } = await timed(b.cache.get({ ...KEY, generation: '6' }, async () => '6'));
+  t.equal(value, '6');
+  t.ok(tookMs < 2000, `${tookMs.toFixed(0)} ms`);
+  open();
+  t.equal(await slow, '5');
+});
+
+t.test('who asks for what does not exist pushes nothing of others out', async (t) => {
+  const { cache } = await openProcess(t, undefined, { alone: true });
+  await cache.get(KEY, async () => 'value');
+  const absent = (tenant: string, id: number) => ({ tenant, name: 'order', id: `random ${id}` });
+  await cache.get(absent('globex', 0), async () => undefined);
+  for (let id = 0; id < 6000; id += 1) await cache.get(absent('evil', id), async () => undefined);
+
+  t.equal(cache.peek(KEY)?.value, 'value');
+  t.ok(cache.peek(absent('globex', 0)), 'an absence neither');
+  t.ok(cache.peek(absent('evil', 5999)) && !cache.peek(absent('evil', 5000)), 'only its own');
+  await cache.invalidate(absent('evil', 5999));
+  t.equal(await cache.get(absent('evil', 5999), async () => 'created'), 'created');
 });
 
 t.test('a full Redis is a slower cache, not an error', async (t) => {
@@ -692,9 +747,12 @@ t.test('with a Redis of its own, or none', { jobs: 4 }, async (t) => {
       t.equal(await a.cache.get(key, async () => 'value'), 'value');
       await isStored(a, key);
       await a.cache.invalidate(key);
-      t.equal(await node.exists(redisKey(key)), 0);
+      t.equal(await a.cache.get(key, async () => 'value', { shape: 'other' }), 'value');
+      await until('it is stored', async () => (await node.dbsize()) === 1);
+      await a.cache.invalidate(key);
+      t.equal(await node.dbsize(), 0, 'neither a value nor a lease of any shape');
     }
-    t.same(await a.results(), { miss: 10 }, 'no command was refused');
+    t.same(await a.results(), { miss: 20 }, 'no command was refused');
   });
 });
 

@@ -62,8 +62,8 @@ export function createOrderService(deps: OrderServiceDeps) {
   const orderKey = (tenant: string, id: string) => ({ tenant, name: 'order', id });
   const summariesKey = (tenant: string) => ({ tenant, name: 'order-summaries', id: '' });
 
-  /** Nobody knows which ranges are cached: all hold this name, and a change has it replaced. */
-  function summariesName(tenant: string): Promise<string | undefined> {
+  /** Nobody knows which ranges are cached: all are of this generation, and a change begins another. */
+  function summariesGeneration(tenant: string): Promise<string | undefined> {
     return cache.get(summariesKey(tenant), async () => randomUUID(), { ttlSeconds: DAY_SECONDS });
   }
 
@@ -152,7 +152,8 @@ export function createOrderService(deps: OrderServiceDeps) {
       range: SummaryQuery,
       answer: AnswerForm<OrderSummary>,
     ): Promise<CacheEntry<OrderSummary>> {
-      const id = JSON.stringify([await summariesName(tenant), range.from, range.to]);
+      const generation = (await summariesGeneration(tenant)) ?? '';
+      const key = { tenant, name: 'order-summary', id: `${range.from} ${range.to}`, generation };
       const load = async () => {
         const rows = await replica.read<OrderSummary['rows'][number]>(
           tenant,
@@ -161,7 +162,7 @@ export function createOrderService(deps: OrderServiceDeps) {
         if (rows.length <= maxRows) return { ...range, rows };
         throw new AppError('result_too_large', `More than ${maxRows} rows; ask for fewer days`);
       };
-      return cache.read({ tenant, name: 'order-summary', id }, load, {
+      return cache.read(key, load, {
         shape: SUMMARY_SHAPE,
         requestId,
         rows: ({ rows }) => rows.length,
