@@ -13,6 +13,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
 . scripts/common.sh
 
+read_settings CERTBOT_IMAGE SERVER_NAME ACME_EMAIL TLS_DIR ||
+  die "docker compose is missing, or cannot read ${COMPOSE_ENV_FILES:-.env}: docker compose config -q"
 IMAGE=$(setting CERTBOT_IMAGE certbot/certbot:v5.8.0)
 NAME=$(setting SERVER_NAME '')
 EMAIL=$(setting ACME_EMAIL '')

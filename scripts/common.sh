@@ -14,9 +14,26 @@ usage() {
   exit 2
 }
 
-# setting NAME DEFAULT: from the environment, else from the file that compose reads, without its quotes.
-setting() {
-  local value=${!1:-} file=${COMPOSE_ENV_FILES:-.env}
-  [ -n "$value" ] || [ ! -f "$file" ] || value=$(sed -n "s/^$1=//p" "$file" | tail -n 1 | tr -d "\"'")
-  printf '%s\n' "${value:-$2}"
+declare -A SETTINGS=()
+
+# read_settings NAME…: as docker compose itself reads them, from the environment and from .env or what COMPOSE_ENV_FILES
+# names. A reader of our own would differ from it in blanks, `export`, comments and quotes. Fails when compose does.
+read_settings() {
+  local name value text status=0
+  text=$({
+    printf 'services: {}\nx-settings:\n'
+    # shellcheck disable=SC2016 # compose expands it
+    for name in "$@"; do printf '  %s: "${%s-}"\n' "$name" "$name"; done
+  } | docker compose -f - config --format json 2>/dev/null) || status=1
+  for name in "$@"; do
+    value=$(sed -n "s/^ *\"$name\": \"\(.*\)\",\{0,1\}$/\1/p" <<<"$text")
+    # The escapes of JSON, and the dollars that compose doubles.
+    value=${value//\\\"/\\x22}
+    printf -v "SETTINGS[$name]" %b "${value//\$\$/\$}"
+    [ "$status" -eq 0 ] || SETTINGS[$name]=${!name:-}
+  done
+  return "$status"
 }
+
+# setting NAME DEFAULT: one that was read; empty is unset.
+setting() { printf '%s\n' "${SETTINGS[$1]:-$2}"; }

@@ -68,19 +68,24 @@ private() { # FILE
 }
 
 check_env_file() {
-  local names name without_effect=()
+  local names name without_effect
   if [ ! -f "$ENV_FILE" ]; then
     problem "there is no $ENV_FILE: cp .env.example $ENV_FILE, chmod 600 $ENV_FILE, and set what differs here"
     return
   fi
   private "$ENV_FILE"
-  names=$(grep -iE '^[A-Z0-9_]+=.*(change.?me|placeholder|your[_-]|<[^>]+>|example\.(com|org)|xxxx)' "$ENV_FILE" | cut -d= -f1) || true
+  names=$(grep -iE '^[[:space:]]*(export[[:space:]]+)?[A-Z0-9_]+[[:space:]]*[=:].*(change.?me|placeholder|your[_-]|<[^>]+>|example\.(com|org)|xxxx)' "$ENV_FILE" |
+    sed -E 's/^[[:space:]]*(export[[:space:]]+)?([A-Za-z0-9_]+).*/\2/') || true
   [ -z "$names" ] || problem "placeholders in $ENV_FILE, set real values: ${names//$'\n'/, }"
-  for name in $FIXED_BY_COMPOSE; do
-    [ -z "$(setting "$name" '')" ] || without_effect+=("$name")
-  done
-  [ ${#without_effect[@]} -eq 0 ] ||
-    problem "without effect in $ENV_FILE, because compose.yaml fixes them: ${without_effect[*]}; .env.example says what to use instead"
+  # In the file alone: the shell of whoever deploys may hold variables for another purpose.
+  # shellcheck disable=SC2086 # a list
+  without_effect=$(
+    unset $FIXED_BY_COMPOSE
+    read_settings $FIXED_BY_COMPOSE || true
+    for name in $FIXED_BY_COMPOSE; do [ -z "$(setting "$name" '')" ] || printf ' %s' "$name"; done
+  )
+  [ -z "$without_effect" ] ||
+    problem "without effect in $ENV_FILE, because compose.yaml fixes them:$without_effect; .env.example says what to use instead"
   case $(setting CORS_ORIGINS '') in
     *'*'*) problem 'CORS_ORIGINS with * lets every site read answers: name the origins' ;;
   esac

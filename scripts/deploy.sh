@@ -23,6 +23,8 @@ cd "$(dirname "$0")/.."
 
 STATE=${DEPLOY_STATE:-.deploy}
 ENV_FILE=${COMPOSE_ENV_FILES:-.env}
+# The preflight says why, if compose cannot read them.
+read_settings SECRETS_DIR TLS_DIR API_REPLICAS DEPLOY_WATCH_SECONDS DEPLOY_MIN_FREE_GB DEPLOY_SERVICES CORS_ORIGINS || true
 SECRETS_DIR=$(setting SECRETS_DIR secrets)
 TLS_DIR=$(setting TLS_DIR nginx/ssl)
 API_REPLICAS=$(setting API_REPLICAS 2)

@@ -352,3 +352,39 @@ t.test('certificates', async (t) => {
   });
   t.match(h.docker.calls(), /run .* setup\n.*nginx -t\n.*nginx -s reload\n$/);
 });
+
+t.test('settings are what docker compose reads', async (t) => {
+  const docker = requireTool(t, 'docker');
+  if (!docker) return;
+  const folder = temporaryFolder(t);
+  const text = [
+    '\uFEFFAPI_REPLICAS = 4',
+    'export SECRETS_DIR="a dir"',
+    'TLS_DIR=tls # a note',
+    'SERVER_NAME=api.acme.test   ',
+    `ACME_EMAIL='a"$b\\<c>'`,
+    'CORS_ORIGINS: https://a.test',
+    'DEPLOY_SERVICES=${TLS_DIR} backup',
+    'CERTBOT_IMAGE=',
+    '',
+  ].join('\r\n');
+  writeFileSync(join(folder, '.env'), text);
+  const expected = {
+    API_REPLICAS: '4',
+    SECRETS_DIR: 'a dir',
+    TLS_DIR: 'tls',
+    SERVER_NAME: 'api.acme.test',
+    ACME_EMAIL: 'a"$b\\<c>',
+    CORS_ORIGINS: 'https://a.test',
+    DEPLOY_SERVICES: 'tls backup',
+    CERTBOT_IMAGE: 'the default',
+    DEPLOY_WATCH_SECONDS: 'of the shell',
+  };
+  const names = Object.keys(expected);
+  const read = names.map((name) => `setting ${name} 'the default'`).join('; ');
+  const script = `. '${repositoryDir}/scripts/common.sh'; cd '${folder}'; read_settings ${names.join(' ')}; ${read}`;
+  const env = { HOME: process.env.HOME ?? '', DEPLOY_WATCH_SECONDS: 'of the shell' };
+  const { code, stdout, stderr } = await startScript(t, 'bash', ['-c', script], env).result;
+  t.equal(code, 0, stderr);
+  t.same(stdout.split('\n').slice(0, -1), Object.values(expected));
+});

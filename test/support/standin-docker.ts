@@ -8,6 +8,17 @@ import { join } from 'node:path';
  * `…broken` has migrations that fail; `interrupt` ends deploy.sh when it stops a container, `wait` holds a backup.
  */
 export const STANDIN_DOCKER = `
+# Only reads; npm run check:stack and a test beside the real one prove what it reads.
+if [ "$*" = 'compose -f - config --format json' ]; then
+  [ ! -e "$STANDIN/no-compose" ] || exit 1
+  while read -r name _; do
+    name=\${name%:}
+    line=$(grep "^$name=" "\${COMPOSE_ENV_FILES:-.env}" 2>/dev/null | tail -n 1 | tr -d "'" | tr -d '"')
+    value=\${!name:-\${line#*=}}
+    printf '    "%s": "%s",\\n' "$name" "$value"
+  done < <(grep '^  ')
+  exit
+fi
 echo "$*" >>"$STANDIN/log"
 last=\${*: -1}
 case "$*" in
