@@ -6,7 +6,7 @@ import { parse, stringify } from 'yaml';
 const FASTER = 30;
 
 /** The rules are about this one only. */
-const own = { namespace: 'hardpoint' };
+const labels = { namespace: 'hardpoint' };
 
 export interface DrillAddresses {
   /** host:port of each. */
@@ -64,8 +64,8 @@ export function writeDrillConfig(from: string, to: string, addresses: DrillAddre
     },
     alerting: { alertmanagers: [staticTarget(addresses.alertmanager)] },
     scrape_configs: [
-      { job_name: 'api', ...staticTarget(addresses.metrics, own) },
-      { job_name: 'prometheus', ...staticTarget(addresses.prometheus, own) },
+      { job_name: 'api', ...staticTarget(addresses.metrics, labels) },
+      { job_name: 'prometheus', ...staticTarget(addresses.prometheus, labels) },
     ],
   }));
 
@@ -87,8 +87,8 @@ export function writeDrillConfig(from: string, to: string, addresses: DrillAddre
   }));
 }
 
-function staticTarget(address: string, labels: Record<string, string> = {}) {
-  return { static_configs: [{ targets: [address], labels }] };
+function staticTarget(address: string, ofTarget: Record<string, string> = {}) {
+  return { static_configs: [{ targets: [address], labels: ofTarget }] };
 }
 
 function fasterRule(rule: Rule): Rule {

@@ -18,7 +18,9 @@ import {
 } from './support/alert-rules.ts';
 import { startAlertmanager } from './support/alertmanager.ts';
 import { EXPORTER_SERIES } from './support/exporter-metrics.ts';
-import { createDatabase } from './support/postgres.ts';
+import { readCompose, readText } from './support/compose.ts';
+import { createDatabase, withClient } from './support/postgres.ts';
+import { pathWith, runScript } from './support/scripts.ts';
 import { repositoryDir } from './support/servers.ts';
 import { startService } from './support/service.ts';
 import { requireTool } from './support/tools.ts';
@@ -154,6 +156,65 @@ t.test('every rule is about the namespace and the targets of this service alone'
       first?.target_label !== 'namespace' || first.replacement !== 'hardpoint',
   );
   t.same(unlabelled, [], 'the Prometheus of compose.yaml says so of each of its targets');
+});
+
+t.test('runbooks name fields, scripts, commands and services that exist', async (t) => {
+  const { scripts } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8'));
+  const { services } = readCompose();
+  const fields: Record<string, Set<string>> = { nginx: nginxFields(), api: serviceFields() };
+  const wrong: string[] = [];
+  for (const name of names) {
+    const text = readRunbook(name);
+    const expectIn = (pattern: RegExp, exists: (...found: string[]) => boolean) => {
+      for (const [whole, ...found] of text.matchAll(pattern))
+        if (!exists(...found)) wrong.push(`${name}: ${whole}`);
+    };
+    expectIn(/npm run ([\w:-]+)/g, (script = '') => script in scripts);
+    expectIn(/(scripts\/\w[\w-]*\.sh)(?: ([a-z-]+))?/g, (file = '', word = '') => {
+      const path = join(repositoryDir, file);
+      return existsSync(path) && readFileSync(path, 'utf8').includes(word);
+    });
+    expectIn(/docker compose (?:logs|exec) (?:-\S+ )*([a-z][\w-]*)/g, (service = '') => service in services);
+    for (const { service, program } of logQueriesOf(name)) {
+      const known = fields[service];
+      // Text in quotes is no field.
+      for (const [, field = ''] of program.replaceAll(/"[^"]*"/g, '').matchAll(/(?<![\w)])\.(\w+)/g))
+        if (!known?.has(field)) wrong.push(`${name}: the log of ${service} has no ${field}`);
+    }
+  }
+  t.same(wrong, []);
+  t.ok(fields.nginx?.has('client') && fields.api?.has('duration_ms'), 'the fields were really read');
+  t.ok(names.flatMap(logQueriesOf).length > 10, 'the queries were really read');
+});
+
+t.test('the log queries of runbooks run, and those of nginx tell the client', async (t) => {
+  if (!requireTool(t, 'jq') || !requireTool(t, 'bash')) return;
+  const line = Object.fromEntries([...nginxFields(), ...serviceFields()].map((field) => [field, 'text']));
+  const log = JSON.stringify({ ...line, status: 401, client: '203.0.113.9', message: 'request failed' });
+  const PATH = pathWith(t, { docker: `echo 'no JSON'; echo '${log}'` });
+  for (const { name, service, command } of names.flatMap(logQueriesOf)) {
+    const { code, stdout, stderr } = await runScript(t, 'bash', ['-euo', 'pipefail', '-c', command], {
+      PATH,
+    });
+    t.match({ code, stderr }, { code: 0, stderr: '' }, `${name}: ${command}`);
+    if (service === 'nginx') t.match(stdout, '203.0.113.9', name);
+  }
+});
+
+t.test('the SQL of runbooks runs', async (t) => {
+  const databaseUrl = await createDatabase(t);
+  const statements = names.flatMap((name) =>
+    [...readRunbook(name).matchAll(/psql [^\n]*-c "([^"]+)"/g)].map(([, sql = '']) => ({ name, sql })),
+  );
+  for (const { name, sql } of statements) {
+    // Loaded at the start of the stack's server alone.
+    if (sql.includes('pg_stat_statements')) continue;
+    await t.resolves(
+      withClient(databaseUrl, (client) => client.query(sql)),
+      name,
+    );
+  }
+  t.ok(statements.length > 5, 'the statements were really read');
 });
 
 t.test('nothing is recorded that nobody reads', async (t) => {
@@ -309,6 +370,34 @@ function queriesOf(name: string): string[] {
   return [...readRunbook(name).matchAll(/```promql\n([\s\S]*?)```/g)].flatMap(([, text = '']) =>
     text.split('\n').filter((line) => line.trim() !== '' && !line.startsWith('#')),
   );
+}
+
+/** The commands that ask a log, with the program of jq in them. */
+function logQueriesOf(name: string) {
+  const found = readRunbook(name).matchAll(/^docker compose logs ([\w-]+) [^|\n]*\| jq -\w+ '([^']+)'.*$/gm);
+  return [...found].map(([command, service = '', program = '']) => ({ name, command, service, program }));
+}
+
+function nginxFields(): Set<string> {
+  const [, format = ''] = /log_format json([^;]*);/.exec(readText('nginx/nginx.conf')) ?? [];
+  return new Set([...format.matchAll(/"(\w+)":/g)].map(([, field = '']) => field));
+}
+
+/** What the service gives its log: the fields of every line, of requests, and of each call with fields of its own. */
+function serviceFields(): Set<string> {
+  const folder = join(repositoryDir, 'src');
+  const sources = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) =>
+    file.endsWith('.ts'),
+  );
+  const literals = sources.flatMap((file) => [
+    ...readFileSync(join(folder, file), 'utf8').matchAll(
+      /(?:\blog\??\.?(?:fatal|error|warn|info|debug)?\(|const line = |const fields = |return )\s*(\{[^{}]*\})/g,
+    ),
+  ]);
+  const keys = literals.flatMap(([, literal = '']) =>
+    [...literal.matchAll(/[{,]\s*(\w+)\s*(?=[:,}])/g)].map(([, key = '']) => key),
+  );
+  return new Set(['timestamp', 'level', 'logger', 'message', ...keys]);
 }
 
 function without(all: string[], some: string[]): string[] {
