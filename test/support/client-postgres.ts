@@ -52,6 +52,7 @@ export async function startClientPostgres(
     `port = ${port}`,
     `listen_addresses = '127.0.0.1'`,
     `unix_socket_directories = '${folder}'`,
+    `shared_preload_libraries = 'pg_stat_statements'`,
     'fsync = off',
     'full_page_writes = off',
     // In its folder, which is removed: it is killed, and would leave other kinds behind.
