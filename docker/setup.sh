@@ -116,9 +116,21 @@ chown 999:999 /owned/backups /owned/metrics
 chmod 0755 /owned/metrics
 
 if [ ! -s "$tls/fullchain.pem" ] || [ ! -s "$tls/privkey.pem" ]; then
+  # A server's and no authority's: whoever comes to trust it trusts it for these names alone.
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
-    -subj "/CN=${SERVER_NAME:-localhost}" -addext "subjectAltName=DNS:${SERVER_NAME:-localhost},DNS:localhost,IP:127.0.0.1" \
-    -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2>/dev/null
+    -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" -config /dev/stdin 2>/dev/null <<REQUEST
+[req]
+prompt = no
+distinguished_name = name
+x509_extensions = extensions
+[name]
+CN = ${SERVER_NAME:-localhost}
+[extensions]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:${SERVER_NAME:-localhost}, DNS:localhost, IP:127.0.0.1
+REQUEST
   # For whoever owns the folder, not for root alone.
   chown "$(stat -c %u:%g "$tls")" "$tls/privkey.pem" "$tls/fullchain.pem"
   chmod 0644 "$tls/fullchain.pem"

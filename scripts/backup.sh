@@ -121,7 +121,7 @@ lock() {
 run() {
   local from=$SECONDS name dump partial files bytes
   lock
-  trap 'rm -f "$BACKUP_DIR"/.partial-*' EXIT
+  trap 'rm -f "$BACKUP_DIR"/.partial-* "${PASSWORD_FILE:+$PGPASSFILE}"' EXIT
   rm -f "$BACKUP_DIR"/.partial-*
   [ ! -e "$BACKUP_PASSPHRASE_FILE" ] || secret_in "$BACKUP_PASSPHRASE_FILE" >/dev/null || exit 1
   name=$(date -u +%Y%m%dT%H%M%SZ)
@@ -213,8 +213,17 @@ schedule() {
   done
 }
 
-[ -z "${PASSWORD_FILE:-}" ] || PGPASSWORD=$(secret_in "$PASSWORD_FILE")
-export PGPASSWORD=${PGPASSWORD:-}
+# In a file of libpq's own kind: an environment shows it to whoever may list processes. Each run makes its own, so that
+# a changed password counts from the next one.
+if [ -n "${PASSWORD_FILE:-}" ] && [ "${1:-}" != schedule ]; then
+  password=$(secret_in "$PASSWORD_FILE")
+  PGPASSFILE=$(mktemp)
+  trap 'rm -f "$PGPASSFILE"' EXIT
+  printf '*:*:*:*:%s\n' "$(printf %s "$password" | sed 's/[\\:]/\\&/g')" >"$PGPASSFILE"
+  unset password
+  export PGPASSFILE
+  unset PGPASSWORD
+fi
 
 case ${1:-} in
   run) [ $# -eq 1 ] || usage; run ;;

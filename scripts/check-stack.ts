@@ -3,6 +3,7 @@ import { createKey, proveEdge, proveStart } from './stack-basics.ts';
 import { proveChanges } from './stack-changes.ts';
 import { findEngine, openStack, type Stack } from './stack-engine.ts';
 import { findServices } from './stack-images.ts';
+import { proveIsolation, proveSilence, proveSlowBodies } from './stack-isolation.ts';
 import { proveMonitoring } from './stack-monitoring.ts';
 import { proveOutages } from './stack-outages.ts';
 import { proveProfiles } from './stack-profiles.ts';
@@ -22,11 +23,14 @@ async function prove(stack: Stack, report: Report): Promise<void> {
   await proveStart(stack, services, report);
   const key = await createKey(stack, NO_LIMIT);
   await proveEdge(stack, key, report);
+  await proveIsolation(stack, services, report);
+  await proveSlowBodies(stack, key, report);
   if (services.includes('prometheus')) await proveMonitoring(stack, services, report);
   await proveChanges(stack, key, report);
   await proveOutages(stack, key, report);
   await proveRestore(stack, key, report);
   await proveProfiles(stack, key, report);
+  await proveSilence(stack, key, report);
 }
 
 async function main(): Promise<number> {

@@ -73,7 +73,7 @@ trap 'exit 1' INT TERM
 say 'stopping the service'
 docker compose stop api >/dev/null 2>&1
 sql -d postgres -c "drop database if exists $NEW with (force)" -c "create database $NEW template template0"
-postgres psql -Xq -U postgres -d "$NEW" -f /docker-entrypoint-initdb.d/20-database.sql >/dev/null
+postgres psql -Xq -U postgres -d "$NEW" -f /etc/postgresql/init/20-database.sql >/dev/null
 say "restoring $name"
 backup /scripts/backup.sh cat "$name" |
   postgres pg_restore -U postgres --exit-on-error --single-transaction --dbname="$NEW"

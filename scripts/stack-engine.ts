@@ -55,7 +55,7 @@ export async function openStack(): Promise<Stack> {
     HTTP_PORT: `127.0.0.1:${httpPort}`,
     HTTPS_PORT: `127.0.0.1:${httpsPort}`,
     GRAFANA_PORT: String(grafanaPort),
-    EDGE_SUBNET: '172.30.251.0/24',
+    EDGE_PREFIX: '172.30.251',
     SECRETS_DIR: join(folder, 'secrets'),
     TLS_DIR: join(folder, 'tls'),
     API_IMAGE: RELEASES[0],

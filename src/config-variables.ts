@@ -37,7 +37,7 @@ const http = {
     proxyList,
     '',
     'Proxies whose X-Forwarded-For and -Proto are believed.',
-    'it is the network of nginx, EDGE_SUBNET',
+    'it is the address of nginx, from EDGE_PREFIX',
   ),
   ENFORCE_HTTPS: variable(
     flag,

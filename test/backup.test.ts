@@ -73,6 +73,17 @@ t.test('backups, with a real server', async (t) => {
     t.equal(lint.status, 0, lint.stderr);
   });
 
+  await t.test('its password stands in no environment', async (t) => {
+    const shown = join(temporaryFolder(t), 'environment');
+    const w = openWorld(t, postgres, { pg_dump: `env >${shown}\nexec "$REAL/pg_dump" "$@"` });
+    t.equal((await w.run('run')).code, 0);
+    const environment = readFileSync(shown, 'utf8');
+    t.match(environment, 'PGPASSFILE=');
+    t.notOk(environment.includes(postgres.password));
+    const [, passfile = ''] = /^PGPASSFILE=(.*)$/m.exec(environment) ?? [];
+    t.notOk(existsSync(passfile), 'and its file is gone');
+  });
+
   const DUMP_FAULTS: Record<string, { program: string; says: RegExp }> = {
     'is cut short': { program: '"$REAL/pg_dump" "$@" | head -c 9000', says: /pg_restore: error/ },
     'has a flipped byte': {

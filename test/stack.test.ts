@@ -133,11 +133,60 @@ t.test('only nginx and, for this machine, Grafana can be reached', async (t) => 
     all.flatMap(([name, { ports = [] }]) => ports.map((port) => `${name} ${port}`)),
     ['nginx 80:8080', 'nginx 443:8443', 'grafana 127.0.0.1:3000:3000'],
   );
-  t.equal(networks.data?.internal, true);
-  for (const name of DATABASES) t.same(services[name]?.networks, ['data'], name);
-  t.same(services.nginx?.networks, ['edge'], 'nginx reaches no database');
   t.match(nginx, 'listen 8080 default_server');
   t.match(nginx, 'listen 8443 ssl');
+  t.match(nginx, /listen \[::\]:8443 ssl;/, 'by IPv6 too: otherwise Docker is the client');
+});
+
+t.test('each reaches those that it needs, and nobody else', async (t) => {
+  const networksOf = ({ networks: own = [] }: ComposeService) =>
+    Array.isArray(own) ? own : Object.keys(own);
+  const members = (network: string) => all.filter(([, each]) => networksOf(each).includes(network));
+  const namesIn = (network: string) => members(network).map(([name]) => name);
+  const isClosed = (network: string) => {
+    const { internal, driver_opts } = networks[network] ?? {};
+    return internal === true || driver_opts?.['com.docker.network.bridge.enable_ip_masquerade'] === 'false';
+  };
+  t.same(
+    Object.keys(networks).filter((name) => !isClosed(name)),
+    ['egress'],
+    'one way out',
+  );
+  t.same(namesIn('egress'), ['alertmanager']);
+  t.same(namesIn('service'), ['api', 'nginx']);
+  t.notOk(namesIn('data').includes('nginx'), 'nginx reaches no database');
+  for (const name of DATABASES) t.same(networksOf(services[name] as ComposeService), ['data'], name);
+  for (const name of ['nginx', 'api']) {
+    for (const network of networksOf(services[name] as ComposeService))
+      t.notOk(['monitoring', 'egress'].includes(network), `${name} is not in ${network}`);
+  }
+  // Prometheus scrapes the service, and listens where the service is not.
+  t.same(
+    namesIn('scrape').filter((name) => name !== LOAD),
+    ['api', 'prometheus'],
+  );
+  const { prometheus } = services;
+  const listens = prometheus?.command?.filter((option) => option.startsWith('--web.listen-address=')) ?? [];
+  t.same(listens, ['--web.listen-address=monitoring.prometheus:9090', '--web.listen-address=127.0.0.1:9090']);
+  t.match(prometheus?.networks, { monitoring: { aliases: ['monitoring.prometheus'] } });
+  t.match(services.nginx?.networks, { service: { ipv4_address: envOf('api').TRUSTED_PROXIES } });
+});
+
+t.test('no container gets a volume that nobody named', async (t) => {
+  // What these images declare as volumes.
+  const declared: [image: RegExp, folder: string][] = [
+    [/^postgres:/, '/var/lib/postgresql'],
+    [/^redis:/, '/data'],
+    [/^prom\/prometheus:/, '/prometheus'],
+    [/^prom\/alertmanager:/, '/alertmanager'],
+  ];
+  for (const [image, folder] of declared) {
+    const bare = failing(({ image: own, volumes = [], tmpfs = [] }) => {
+      const mounts = [...volumes.map((each) => (typeof each === 'string' ? each : each.target)), ...tmpfs];
+      return !image.test(own) || mounts.some((each) => each.split(':').includes(folder));
+    });
+    t.same(bare, [], folder);
+  }
 });
 
 t.test('every image has one version', async (t) => {
@@ -173,6 +222,9 @@ t.test('what the service is told exists, and its secrets are files', async (t) =
     Object.keys(environment).every((key) => !/PASS|SECRET|TOKEN|KEY/i.test(key) || key.endsWith('_FILE')),
   );
   t.same(spoken, []);
+  t.match(readText('docker/Dockerfile'), /USER 0:0\nWORKDIR \/app\nCOPY/, 'the code belongs to root');
+  const postgres = JSON.stringify(services.postgres);
+  t.notMatch(postgres, 'POSTGRES_PASSWORD', "the image's entrypoint would export it");
   t.match(nginx, `server api:${findVariable('API_PORT')?.default} `);
   t.match(readText('prometheus/prometheus.yml'), `port: ${findVariable('METRICS_PORT')?.default}`);
 });

@@ -94,7 +94,7 @@ esac
 [ "$1 $2 $3" = 'compose exec -T' ] || exit 0
 service=$4
 shift 4
-args=("\${@//\\/docker-entrypoint-initdb.d/$REPOSITORY/docker/postgres/init}")
+args=("\${@//\\/etc\\/postgresql\\/init/$REPOSITORY/docker/postgres/init}")
 args=("\${args[@]/#\\/scripts/$REPOSITORY/scripts}")
 args=("\${args[@]/#\\/backups/$BACKUP_DIR}")
 if [ "$service" = postgres ]; then

@@ -29,7 +29,8 @@ export interface ComposeService {
   command?: string[];
   environment?: Record<string, string | number | null>;
   ports?: string[];
-  networks?: string[];
+  networks?: string[] | Record<string, { ipv4_address?: string; aliases?: string[] }>;
+  tmpfs?: string[];
   volumes?: (string | ComposeVolume)[];
 }
 
@@ -43,7 +44,7 @@ export interface ComposeVolume {
 
 export interface Compose {
   services: Record<string, ComposeService>;
-  networks: Record<string, { internal?: boolean }>;
+  networks: Record<string, { internal?: boolean; driver_opts?: Record<string, string> }>;
 }
 
 /** compose.yaml as it is with this environment, anchors and defaults filled in. */

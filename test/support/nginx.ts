@@ -84,6 +84,8 @@ export async function startNginx(
     ['/dev/stderr', `${folder}/error.log`],
     ['/dev/stdout', `${folder}/access.log`],
     ['127.0.0.1:8081', `127.0.0.1:${healthPort}`],
+    // One family is enough here.
+    [/ +listen \[::\].*\n/g, ''],
     ['listen 8082', `listen 127.0.0.1:${statusPort}`],
     ['listen 8080', `listen 127.0.0.1:${httpPort}`],
     ['listen 8443', `listen 127.0.0.1:${httpsPort}`],
