@@ -1,0 +1,146 @@
+/** Ways in which two servers have disagreed on where a request ends. Each carries a request that must not be seen. */
+const HIDDEN = 'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n';
+const CHUNKED = `0\r\n\r\n${HIDDEN}`;
+
+const post = (headers: string, body: string, line = 'POST /outer HTTP/1.1') =>
+  `${line}\r\nHost: localhost\r\n${headers}\r\n\r\n${body}`;
+const length = (text: string) => `Content-Length: ${text.length}`;
+
+const LENGTHS = [
+  '+5',
+  '-5',
+  '5, 5',
+  '5,6',
+  '5 5',
+  '0x5',
+  '05',
+  '5\0',
+  '5\v',
+  '',
+  ' 5 ',
+  '\t5',
+  '5;',
+  '"5"',
+  '5.0',
+  '1e1',
+  '99999999999999999999',
+  '-0',
+];
+
+const ENCODINGS = [
+  'chunked',
+  'Chunked',
+  'CHUNKED',
+  ' chunked',
+  'chunked ',
+  '\tchunked',
+  'chunked\t',
+  'chunked\v',
+  'chunked\f',
+  'chunked\0',
+  '\vchunked',
+  'xchunked',
+  'chunkedx',
+  'chunked, identity',
+  'identity, chunked',
+  'chunked, chunked',
+  'chunked,',
+  ',chunked',
+  'chunked;q=1',
+  '"chunked"',
+  "'chunked'",
+  'identity',
+  'gzip, chunked',
+  'cow',
+  '',
+  '\r\n chunked',
+  'chunked\r\nTransfer-Encoding: x',
+  'x\r\nTransfer-Encoding: chunked',
+];
+
+const NAMES = [
+  'Transfer-Encoding :',
+  'Transfer-Encoding\t:',
+  ' Transfer-Encoding:',
+  'Transfer_Encoding:',
+  'Transfer-Encoding\0:',
+  '\0Transfer-Encoding:',
+  'X: y\nTransfer-Encoding:',
+  'X: y\rTransfer-Encoding:',
+  'X: y\r\n Transfer-Encoding:',
+  'Transfer-Encoding:\n',
+  'Transfer-Encoding',
+];
+
+const CHUNK_SIZES = [
+  '0x0',
+  '+0',
+  '-0',
+  '0 ',
+  ' 0',
+  '0;a=b',
+  '0;\n',
+  '00000000000000000000',
+  'fffffffffffffffff',
+  '10000000000000000',
+  'g',
+  '',
+  '0\v',
+  '0_0',
+  '0,0',
+];
+
+const LINES = [
+  'POST /outer HTTP/1.0',
+  'POST /outer HTTP/0.9',
+  'POST /outer HTTP/2.0',
+  'POST /outer HTTP/1.10',
+  'POST /outer http/1.1',
+  'POST  /outer HTTP/1.1',
+  'POST\t/outer\tHTTP/1.1',
+  'POST /outer  HTTP/1.1',
+  'POST /outer HTTP/1.1 ',
+  'POST /outer\vHTTP/1.1',
+  'post /outer HTTP/1.1',
+  'POST http://localhost/outer HTTP/1.1',
+  'POST http://other.test/outer HTTP/1.1',
+  'POST outer HTTP/1.1',
+  'POST * HTTP/1.1',
+  'POST /outer',
+  'GET /outer HTTP/1.1',
+  'HEAD /outer HTTP/1.1',
+  'OPTIONS /outer HTTP/1.1',
+  'TRACE /outer HTTP/1.1',
+  'CONNECT localhost:443 HTTP/1.1',
+];
+
+const both = `${length(CHUNKED)}\r\nTransfer-Encoding: chunked`;
+
+export const SMUGGLING: readonly string[] = [
+  ...LENGTHS.map((value) => post(`Content-Length: ${value}`, `hello${HIDDEN}`)),
+  ...LENGTHS.map((value) => post(`Content-Length: 0\r\nContent-Length: ${value}`, `hello${HIDDEN}`)),
+  ...ENCODINGS.map((value) => post(`${length(CHUNKED)}\r\nTransfer-Encoding: ${value}`, CHUNKED)),
+  ...ENCODINGS.map((value) => post(`Transfer-Encoding: ${value}\r\nContent-Length: 4`, CHUNKED)),
+  ...NAMES.map((name) => post(`${length(CHUNKED)}\r\n${name} chunked`, CHUNKED)),
+  ...CHUNK_SIZES.map((size) => post('Transfer-Encoding: chunked', `${size}\r\n\r\n${HIDDEN}`)),
+  ...LINES.map((line) => post(both, CHUNKED, line)),
+  ...LINES.map((line) => post(length(HIDDEN), HIDDEN, line)),
+  post('Transfer-Encoding: chunked', `0\n\n${HIDDEN}`),
+  post('Transfer-Encoding: chunked', `1\r\nAB\r\n${CHUNKED}`),
+  post('Transfer-Encoding: chunked', `1\r\nA${CHUNKED}`),
+  post('Transfer-Encoding: chunked', `0\r\nContent-Length: 5\r\n\r\n${HIDDEN}`),
+  post('Transfer-Encoding: chunked', `0\r\nTransfer-Encoding: chunked\r\n\r\n${HIDDEN}`),
+  post(`${length(HIDDEN)}\r\nExpect: 100-continue`, HIDDEN),
+  post(`${length(HIDDEN)}\r\nExpect: 200-ok`, HIDDEN),
+  post(`${length(HIDDEN)}\r\nConnection: Content-Length`, HIDDEN),
+  post(`${both}\r\nConnection: Transfer-Encoding`, CHUNKED),
+  post(
+    `${length(HIDDEN)}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA`,
+    HIDDEN,
+  ),
+  post(`${length(HIDDEN)}\r\nUpgrade: websocket\r\nConnection: Upgrade`, HIDDEN),
+  post(`${length(HIDDEN)}\r\nHost: other.test`, HIDDEN),
+  `POST /outer HTTP/1.1\nHost: localhost\n${length(HIDDEN)}\n\n${HIDDEN}`,
+  `\r\n\r\nPOST /outer HTTP/1.1\r\nHost: localhost\r\n${length(HIDDEN)}\r\n\r\n${HIDDEN}`,
+  `POST /outer HTTP/1.1\r\n Host: localhost\r\n${length(HIDDEN)}\r\n\r\n${HIDDEN}`,
+];
