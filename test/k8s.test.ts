@@ -215,6 +215,11 @@ t.test('nothing is reached that is not named: default deny, then exactly what is
   t.same([ofJobs?.ingress, portsOf(ofJobs?.egress)], [undefined, [53, 53, 5432]]);
   for (const { ingress = [], egress = [] } of policies)
     for (const rule of [...ingress, ...egress]) t.ok(rule.from ?? rule.to, 'from and to somebody');
+  type Peer = { ipBlock?: { cidr: string } };
+  const blocks = policies.flatMap(({ egress = [] }) =>
+    egress.flatMap(({ to = [] }: { to?: Peer[] }) => to.flatMap(({ ipBlock }) => ipBlock?.cidr ?? [])),
+  );
+  t.same([...new Set(blocks)], ['10.0.0.0/8'], 'neither the internet nor the metadata of a cloud');
   const components: string[] = ofJobs?.podSelector.matchExpressions[0].values;
   const jobs = objects.filter(({ kind }) => kind === 'Job' || kind === 'CronJob');
   for (const { metadata } of jobs)
