@@ -33,11 +33,12 @@ export async function readEnvironment(
       'GET',
       `/api/v1/namespaces/${pod.metadata.namespace}/${kind}/${name}`,
     );
-  const values: Record<string, string> = { API_HOST: '127.0.0.1' };
+  const values: Record<string, string> = {};
   for (const { configMapRef } of envFrom) {
     Object.assign(values, (await read('configmaps', configMapRef.name)).data);
   }
   for (const { name, value = '' } of env) values[name] = value;
+  Object.assign(values, { API_HOST: '127.0.0.1', METRICS_HOST: '127.0.0.1' });
   const given = Object.entries(values);
   for (const { name, mountPath } of volumeMounts) {
     const folder = join(home, name);

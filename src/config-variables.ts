@@ -19,7 +19,7 @@ function variable<T>(kind: Kind<T>, preset: string, description: string, compose
 }
 
 const http = {
-  API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which both ports listen.', 'it is 0.0.0.0'),
+  API_HOST: variable(bindAddress, '0.0.0.0', 'Address on which the API listens.', 'it is 0.0.0.0'),
   API_PORT: variable(
     wholeNumber(0, 65535),
     '8000',
@@ -27,6 +27,12 @@ const http = {
     'it is 8000, and HTTPS_PORT is what nginx publishes',
   ),
   METRICS_ENABLED: variable(flag, 'true', 'Serve /metrics on METRICS_PORT.'),
+  METRICS_HOST: variable(
+    bindAddress,
+    '127.0.0.1',
+    'Address on which METRICS_PORT listens: metrics and status ask for no key.',
+    'it is 0.0.0.0, in networks that are not published',
+  ),
   METRICS_PORT: variable(
     wholeNumber(0, 65535),
     '9090',

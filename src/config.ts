@@ -53,6 +53,7 @@ export interface Config {
     host: string;
     port: number;
     metricsEnabled: boolean;
+    metricsHost: string;
     metricsPort: number;
     trustedProxies: string[];
     enforceHttps: boolean;
@@ -107,6 +108,7 @@ function toConfig(values: Values): Config {
       host: values.API_HOST,
       port: values.API_PORT,
       metricsEnabled: values.METRICS_ENABLED,
+      metricsHost: values.METRICS_HOST,
       metricsPort: values.METRICS_PORT,
       trustedProxies: values.TRUSTED_PROXIES,
       enforceHttps: values.ENFORCE_HTTPS,

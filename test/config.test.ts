@@ -42,6 +42,7 @@ t.test('a database URL is all that has to be set', async (t) => {
       host: '0.0.0.0',
       port: 8000,
       metricsEnabled: true,
+      metricsHost: '127.0.0.1',
       metricsPort: 9090,
       trustedProxies: [],
       enforceHttps: false,
@@ -105,7 +106,7 @@ t.test('the configuration cannot be changed, down to its lists', async (t) => {
 t.test('values of the right form are read into their unit and type', async (t) => {
   const tracingOf = (config: Config) => config.tracing;
   const cases: [Env, (config: Config) => unknown, unknown][] = [
-    [{ API_HOST: '::1' }, (c) => c.http.host, '::1'],
+    [{ API_HOST: '::1' }, (c) => [c.http.host, c.http.metricsHost], ['::1', '127.0.0.1']],
     [{ API_PORT: '0', METRICS_PORT: '0' }, (c) => [c.http.port, c.http.metricsPort], [0, 0]],
     [{ METRICS_ENABLED: 'no', METRICS_PORT: '8000' }, (c) => c.http.metricsEnabled, false],
     [{ LOG_LEVEL: 'INFO' }, (c) => c.log.level, 'info'],
@@ -200,6 +201,7 @@ t.test('each value of the wrong form is refused with its name and the reason', a
     ['QUERY_TIMEOUT_SECONDS', '.5', /is not a plain number/],
     ['QUERY_TIMEOUT_SECONDS', '0', /is less than 0.1/],
     ['API_HOST', 'example.com', /is not an IP address/],
+    ['METRICS_HOST', 'example.com', /is not an IP address/],
     ['CACHE_ENABLED', 'ja', /is neither true nor false/],
     ['LOG_LEVEL', 'loud', /is not in the list/],
     ['LOG_FORMAT', 'xml', /is not in the list/],

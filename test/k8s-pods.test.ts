@@ -114,6 +114,11 @@ t.test('a rollout loses no request: probes, ports and times fit the service', as
   t.ok(deployment.spec.minReadySeconds > 0);
   const ports = Object.fromEntries((api.ports ?? []).map(({ name, containerPort }) => [name, containerPort]));
   t.same(ports, { http: config.http.port, metrics: config.http.metricsPort });
+  t.same(
+    [config.http.host, config.http.metricsHost],
+    ['0.0.0.0', '0.0.0.0'],
+    'reached from outside of the pod',
+  );
   const targets = ['api', 'metrics'].map((name) => find('Service', name).spec.ports[0].targetPort);
   t.same(targets, Object.keys(ports));
   const preStopMs = (api.lifecycle?.preStop.sleep.seconds ?? 0) * 1000;

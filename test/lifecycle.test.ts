@@ -318,6 +318,30 @@ t.test(
   },
 );
 
+t.test(
+  'metrics and status are on loopback alone unless METRICS_HOST says otherwise',
+  { buffered: true },
+  async (t) => {
+    const DATABASE_URL = await createDatabase(t);
+    // Another address of this machine, as a stranger would come to it; on Linux all of 127.0.0.0/8 are.
+    const elsewhere = (url: string, path: string) =>
+      fetch(`http://127.0.0.2:${new URL(url).port}${path}`).then(
+        ({ status }) => status,
+        () => 'refused',
+      );
+    const closed = await startService(t, { DATABASE_URL, API_HOST: '0.0.0.0' });
+    if ((await elsewhere(closed.url, '/health/live')) !== 200)
+      return void t.pass('one address', { skip: true });
+    t.equal((await fetch(`${closed.metricsUrl}/metrics`)).status, 200);
+    for (const path of ['/metrics', '/internal/status']) {
+      t.equal(await elsewhere(closed.metricsUrl, path), 'refused', path);
+    }
+    const open = await startService(t, { DATABASE_URL, METRICS_HOST: '0.0.0.0' });
+    t.equal(await elsewhere(open.metricsUrl, '/metrics'), 200);
+    t.equal(await elsewhere(open.url, '/health/live'), 'refused');
+  },
+);
+
 t.test('a second signal ends it at once with 1', { buffered: true }, async (t) => {
   const databaseUrl = await createDatabase(t);
   const service = await startService(t, { DATABASE_URL: databaseUrl, DRAIN_DELAY_SECONDS: '60' });

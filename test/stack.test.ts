@@ -227,6 +227,7 @@ t.test('what the service is told exists, and its secrets are files', async (t) =
   t.notMatch(postgres, 'POSTGRES_PASSWORD', "the image's entrypoint would export it");
   t.match(nginx, `server api:${findVariable('API_PORT')?.default} `);
   t.match(readText('prometheus/prometheus.yml'), `port: ${findVariable('METRICS_PORT')?.default}`);
+  t.equal(envOf('api').METRICS_HOST, '0.0.0.0', 'Prometheus is in another container');
 });
 
 /** What a backup is told, and the drill of a restore. */
