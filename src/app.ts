@@ -113,7 +113,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     lifecycle,
     fail: (request, error) => reportFailure(metrics, request, error),
   });
-  await app.register(securityHeaders, { headers, corsOrigins: config.http.corsOrigins });
+  const { corsOrigins, corsAllowedHeaders } = config.http;
+  await app.register(securityHeaders, { headers, corsOrigins, corsAllowedHeaders });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
   if (config.http.docsEnabled) {

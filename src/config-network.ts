@@ -62,3 +62,17 @@ function findOriginFault(origin: string): string | undefined {
   if (url.origin !== origin) return `is not what a browser sends, which is ${url.origin}`;
   return undefined;
 }
+
+/** Names of HTTP headers, in lower case. */
+export const headerNames: Kind<string[]> = {
+  schema: textSchema((text, refuse) => {
+    const names = splitList(text.toLowerCase());
+    for (const name of names) {
+      // A wildcard would not hold for Authorization (Fetch, 3.3.5).
+      if (!/^[a-z0-9-]+$/.test(name)) refuse(`${JSON.stringify(name)} is not the name of a header`);
+    }
+    return names;
+  }),
+  allowed: 'names of headers, separated by commas',
+  example: 'x-client-version',
+};

@@ -1,5 +1,5 @@
 import { bindAddress, decimalNumber, flag, matching, oneOf, wholeNumber, type Kind } from './config-kinds.ts';
-import { originList, proxyList } from './config-network.ts';
+import { headerNames, originList, proxyList } from './config-network.ts';
 import { redisUrl } from './config-redis-url.ts';
 import { keyList, strongSecret } from './config-secrets.ts';
 import { collectorUrl, headerList, OTLP_EXPORTERS, OTLP_PROTOCOLS } from './config-tracing.ts';
@@ -52,6 +52,11 @@ const http = {
     'it is true, for nginx ends TLS',
   ),
   CORS_ORIGINS: variable(originList, '', 'Browser origins that may read answers; empty: none.'),
+  CORS_ALLOWED_HEADERS: variable(
+    headerNames,
+    '',
+    'Request headers that browser pages may send, beyond those that the service reads.',
+  ),
   MAX_REQUEST_SIZE_MB: variable(
     decimalNumber(0.001, 100),
     '10',

@@ -58,6 +58,7 @@ export interface Config {
     trustedProxies: string[];
     enforceHttps: boolean;
     corsOrigins: string[];
+    corsAllowedHeaders: string[];
     bodyLimitBytes: number;
     requestTimeoutMs: number;
     docsEnabled: boolean;
@@ -113,6 +114,7 @@ function toConfig(values: Values): Config {
       trustedProxies: values.TRUSTED_PROXIES,
       enforceHttps: values.ENFORCE_HTTPS,
       corsOrigins: values.CORS_ORIGINS,
+      corsAllowedHeaders: values.CORS_ALLOWED_HEADERS,
       bodyLimitBytes: Math.round(values.MAX_REQUEST_SIZE_MB * 1024 * 1024),
       requestTimeoutMs: toMs(values.REQUEST_TIMEOUT_SECONDS),
       docsEnabled: values.DOCS_ENABLED,

@@ -341,7 +341,7 @@ const TABLE: Record<string, Case[]> = {
 
   'a header that says nothing clear is refused': [
     // example:start
-    ...[`"${CANARY}"`, '1', '*', 'W/"1"', '"1", "2"', '"99999999999"', '', '"1'].map((tag) =>
+    ...[`"${CANARY}"`, '1', '**', 'W/"1"', '"2", "3"', '"1" "2"', '"99999999999"', '', '"1'].map((tag) =>
       stale(`If-Match: ${tag}`, patch(`If-Match: ${tag}`)),
     ),
     noVersion('PATCH without If-Match', patch()),

@@ -47,6 +47,7 @@ t.test('a database URL is all that has to be set', async (t) => {
       trustedProxies: [],
       enforceHttps: false,
       corsOrigins: [],
+      corsAllowedHeaders: [],
       bodyLimitBytes: 10 * 1024 * 1024,
       requestTimeoutMs: 60_000,
       docsEnabled: true,
@@ -235,6 +236,8 @@ t.test('each value of the wrong form is refused with its name and the reason', a
     ['CORS_ORIGINS', 'http://localhost.a.example', /is not encrypted/],
     ['CORS_ORIGINS', 'a.example', /is not an origin/],
     ['CORS_ORIGINS', 'ftp://a.example', /is not an origin/],
+    ['CORS_ALLOWED_HEADERS', '*', /is not the name of a header/],
+    ['CORS_ALLOWED_HEADERS', 'x-a,x b', /is not the name of a header/],
 
     ...['your-strong-key-1', 'changeme', 'internal-admin-key'].map((text): [string, string, RegExp] => [
       'API_KEYS',

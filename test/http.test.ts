@@ -315,6 +315,81 @@ t.test('responses over real sockets', async (t) => {
   });
 });
 
+t.test('what clients leave out, spell otherwise or ask in another way', async (t) => {
+  const service = await startTestApp(
+    t,
+    { DOCS_ENABLED: 'true' },
+    {
+      routes(app) {
+        for (const url of ['/test/a/:invoice_id', '/test/:year2/b', '/test/c/:id(^\\d+$)', '/test/d/*'])
+          app.get(url, () => '');
+        app.get('/test/e/:from-:to', () => '');
+      },
+    },
+  );
+  const port = await listen(service);
+  const auth = `Authorization: Bearer ${(await service.issueKey()).token}`;
+  const json = 'Content-Type: application/json';
+  const as = (method: string, bytes: string) => bytes.replace('GET', method);
+  const ask = async (bytes: string) => (await send(port, bytes))[0];
+  const body = JSON.stringify({ name: 'x', scopes: ['audit:read'] });
+  const length = `Content-Length: ${body.length}`;
+
+  t.test('a type without a body is no fault where no body is needed', async (t) => {
+    for (const headers of [[], ['Content-Length: 0'], ['Transfer-Encoding: chunked']]) {
+      const { id } = await service.issueKey();
+      const end = headers[0]?.startsWith('Transfer') ? '0\r\n\r\n' : '';
+      const remove = as('DELETE', get(`/v1/api-keys/${id}`, auth, json, ...headers)) + end;
+      t.equal((await ask(remove))?.status, 204, `DELETE ${headers}`);
+      for (const type of [[json], []]) {
+        const answer = await ask(as('POST', get('/v1/api-keys', auth, ...type, ...headers)) + end);
+        if (end && type.length === 0) continue;
+        t.equal(answer?.status, 400, `POST ${headers}`);
+        t.match(JSON.parse(answer?.body ?? '').detail, /takes a JSON body/);
+      }
+    }
+    t.equal((await ask(get(LIST, auth, 'Content-Type: text/csv; charset=latin1')))?.status, 200);
+  });
+
+  t.test('UTF-8 may be spelled in every way', async (t) => {
+    for (const charset of ['utf8', 'UTF8', 'Utf-8', '"utf-8"', '"UTF8"', 'us-ascii']) {
+      const type = `Content-Type: application/json; charset=${charset}`;
+      const answer = await ask(as('POST', get('/v1/api-keys', auth, type, length)) + body);
+      t.equal(answer?.status, 201, charset);
+    }
+  });
+
+  t.test('a 304 has no length of its own', async (t) => {
+    const etag = header(await ask(get('/openapi.json')), 'etag');
+    for (const method of ['GET', 'HEAD']) {
+      const answer = await ask(as(method, get('/openapi.json', `If-None-Match: ${etag}`)));
+      t.equal(answer?.status, 304, method);
+      t.equal(header(answer, 'content-length'), undefined, method);
+    }
+    const head = await service.request('HEAD', '/openapi.json');
+    t.ok(Number(head.headers['content-length']) > 0, 'that of a 200 is told');
+  });
+
+  t.test('a wrong method is 405 with Allow, whatever parameters are called', async (t) => {
+    for (const url of [
+      '/test/a/1',
+      '/test/2026/b',
+      '/test/c/12',
+      '/test/d/x/y',
+      '/test/e/1-2',
+      '/docs/x.js',
+    ]) {
+      const answer = await ask(as('PUT', get(url)));
+      t.equal(answer?.status, 405, url);
+      t.equal(header(answer, 'allow'), 'GET, HEAD', url);
+      t.equal((await ask(as('PUT', get(`http://a${url}?x=1`))))?.status, 405, `http://a${url}`);
+    }
+    for (const url of ['/test/c/x', '/test/a/1/2', '/test/a']) {
+      t.equal((await ask(as('PUT', get(url))))?.status, 404, url);
+    }
+  });
+});
+
 t.test('request ids', async (t) => {
   const service = await startTestApp(t, { TRUSTED_PROXIES: '10.0.0.0/8,::1,127.0.0.1' });
   const port = await listen(service);
@@ -499,7 +574,7 @@ t.test('security headers', async (t) => {
 t.test('CORS', async (t) => {
   const allowed = ['https://app.example.com', 'https://admin.example.com:8443'];
   const [service, closed] = await Promise.all([
-    startTestApp(t, { CORS_ORIGINS: allowed.join() }),
+    startTestApp(t, { CORS_ORIGINS: allowed.join(), CORS_ALLOWED_HEADERS: 'X-Client-Version, x-other' }),
     startTestApp(t),
   ]);
 
@@ -537,7 +612,9 @@ t.test('CORS', async (t) => {
       t.equal(status, 204);
       t.equal(answered['access-control-allow-origin'], 'https://app.example.com');
       t.ok(String(answered['access-control-allow-methods']).split(', ').includes(method), method);
-      for (const name of ['authorization', 'x-api-key', 'content-type', 'if-match', 'idempotency-key']) {
+      const names =
+        'authorization x-api-key content-type if-match idempotency-key x-request-id traceparent tracestate baggage';
+      for (const name of [...names.split(' '), 'x-client-version', 'x-other']) {
         t.ok(String(answered['access-control-allow-headers']).split(', ').includes(name), name);
       }
     }

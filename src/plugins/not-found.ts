@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import findMyWay, { type HTTPMethod } from 'find-my-way';
 import { AppError } from '../errors.ts';
 
 /**
@@ -32,30 +33,23 @@ export interface RouteList {
   methodsOf(path: string): string[];
 }
 
-/** Collects the routes while they are registered; call before the first of them. Looked at on failures only. */
+/**
+ * Collects the routes while they are registered; call before the first of them. In a router of the kind that Fastify
+ * has, so that both read a pattern alike. Looked at on failures only.
+ */
 export function collectRoutes(app: FastifyInstance): RouteList {
-  const patterns = new Map<string, { regex: RegExp; methods: Set<string> }>();
+  const router = findMyWay({ maxParamLength: app.initialConfig.routerOptions?.maxParamLength ?? 100 });
+  const known = new Set<HTTPMethod>();
   app.addHook('onRoute', (route) => {
     // The one route of CORS for every preflight is no resource.
     if (route.url === '*') return;
-    const known = patterns.get(route.url) ?? { regex: toRegex(route.url), methods: new Set<string>() };
-    for (const method of [route.method].flat()) known.methods.add(method);
-    patterns.set(route.url, known);
+    for (const each of [route.method].flat()) {
+      const method = each as HTTPMethod;
+      known.add(method);
+      if (!router.hasRoute(method, route.url)) router.on(method, route.url, () => undefined);
+    }
   });
   return {
-    methodsOf(target) {
-      const methods = new Set<string>();
-      // A proxy may send the whole URL (RFC 9112, 3.2.2), which the router understands.
-      const path = target.replace(/^https?:\/\/[^/]*/i, '');
-      for (const { regex, methods: found } of patterns.values()) {
-        if (regex.test(path)) for (const method of found) methods.add(method);
-      }
-      return [...methods].toSorted();
-    },
+    methodsOf: (path) => [...known].filter((method) => router.find(method, path)).toSorted(),
   };
-}
-
-function toRegex(url: string): RegExp {
-  const escaped = url.replace(/[.+?^${}()|[\]\\]/g, '\\$&');
-  return new RegExp(`^${escaped.replace(/:[A-Za-z]+/g, '[^/]+').replace(/\*/g, '.*')}$`);
 }

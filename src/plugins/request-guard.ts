@@ -83,7 +83,8 @@ function objectionToManner(request: FastifyRequest, enforceHttps: boolean): AppE
   if (accept !== undefined && !acceptsJson(accept)) {
     return new AppError('not_acceptable', 'This API answers application/json');
   }
-  if (type !== undefined && !isUtf8(type)) {
+  // GET and HEAD have no body that it could be the type of.
+  if (type !== undefined && request.method !== 'GET' && request.method !== 'HEAD' && !isUtf8(type)) {
     return new AppError('unsupported_media_type', 'JSON is sent in UTF-8 (RFC 8259)');
   }
   if (coding !== undefined && coding !== 'identity') {
@@ -97,7 +98,7 @@ function objectionToManner(request: FastifyRequest, enforceHttps: boolean): AppE
 function isUtf8(type: string): boolean {
   if (type === 'application/json') return true;
   const charset = /;\s*charset\s*=\s*"?([^\s";]*)/i.exec(type)?.[1]?.toLowerCase();
-  return charset === undefined || charset === 'utf-8' || charset === 'us-ascii';
+  return charset === undefined || ['utf-8', 'utf8', 'us-ascii'].includes(charset);
 }
 
 /** From the most exact range to the least: the first that the client names decides (RFC 9110, 12.5.1). */

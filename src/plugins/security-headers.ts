@@ -41,12 +41,19 @@ export async function readSecurityHeaders(): Promise<Record<string, string>> {
   return Object.fromEntries(added.map(([name, value]) => [name, String(value)]));
 }
 
+export interface SecurityHeadersOptions {
+  headers: Record<string, string>;
+  corsOrigins: string[];
+  /** Request headers that pages may send, beyond those that the service reads. */
+  corsAllowedHeaders: string[];
+}
+
 /**
  * Security headers on every answer. Without CORS_ORIGINS no browser page of another origin may read
  * anything.
  */
-export const securityHeaders = fp<{ headers: Record<string, string>; corsOrigins: string[] }>(
-  async (app, { headers, corsOrigins }) => {
+export const securityHeaders = fp<SecurityHeadersOptions>(
+  async (app, { headers, corsOrigins, corsAllowedHeaders }) => {
     app.addHook('onRequest', (_request, reply, done) => {
       reply.headers(headers);
       done();
@@ -67,6 +74,11 @@ export const securityHeaders = fp<{ headers: Record<string, string>; corsOrigins
         'idempotency-key',
         'if-match',
         'if-none-match',
+        'x-request-id',
+        'traceparent',
+        'tracestate',
+        'baggage',
+        ...corsAllowedHeaders,
       ],
       exposedHeaders: [
         'etag',

@@ -1,5 +1,5 @@
 import fastJsonStringify from 'fast-json-stringify';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, onSendHookHandler } from 'fastify';
 import fp from 'fastify-plugin';
 import { z } from 'zod';
 import { AppError, type FieldError } from '../errors.ts';
@@ -9,6 +9,13 @@ const PARTS: Record<string, FieldError['in']> = {
   querystring: 'query',
   params: 'path',
   headers: 'header',
+};
+
+const BODY_NEEDED = 'This route takes a JSON body: send one, as application/json';
+
+const dropLengthOf304: onSendHookHandler = (_request, reply, _payload, done) => {
+  if (reply.statusCode === 304) reply.removeHeader('content-length');
+  done();
 };
 
 /** Many routes answer with the same schema, all of them with that of a problem: each is compiled once. */
@@ -24,11 +31,27 @@ export const validation = fp(
     app.setValidatorCompiler<z.ZodType>(({ schema, httpPart = 'body' }) => (data) => {
       const result = schema.safeParse(data);
       if (result.success) return { value: result.data };
+      if (httpPart === 'body' && data === null) {
+        const errors: FieldError[] = [{ in: 'body', path: '', message: BODY_NEEDED }];
+        return { error: new AppError('validation_failed', BODY_NEEDED, { errors }) };
+      }
       // The router gives /things/ to /things/:id; a trailing slash is another URL, not a bad id.
       if (httpPart === 'params' && Object.values(data as object).includes('')) {
         return { error: new AppError('not_found', 'There is nothing at this URL') };
       }
       return { error: validationError(PARTS[httpPart] ?? 'body', result.error) };
+    });
+    // Clients send the type of a body that they leave out (axios, Angular, generated ones).
+    const parseJson = app.getDefaultJsonParser('error', 'error');
+    app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+      if (body !== '') return void parseJson(request, String(body), done);
+      if (request.routeOptions.schema?.body) done(new AppError('malformed_json', BODY_NEEDED));
+      else done(null, undefined);
+    });
+    // Fastify gives every answer to HEAD a length; that of a 304 would be the one of the 200 (RFC 9110, 8.6).
+    app.addHook('onRoute', (route) => {
+      if (route.method !== 'HEAD') return;
+      route.onSend = [...[route.onSend ?? []].flat(), dropLengthOf304];
     });
     app.setSerializerCompiler<z.ZodType>(({ schema }) => {
       const serialize = serializers.get(schema) ?? compileSerializer(schema);

@@ -8,24 +8,29 @@ export function versionEtag(version: number): string {
 /** Whether `If-None-Match` names this tag; weak comparison, as the RFC asks for reads. */
 export function matchesEtag(ifNoneMatch: string | undefined, etag: string): boolean {
   if (ifNoneMatch === undefined) return false;
-  if (ifNoneMatch === etag || ifNoneMatch === '*') return true;
-  return ifNoneMatch.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
+  return ifNoneMatch === etag || names(ifNoneMatch, (tag) => tag.replace(/^W\//, '') === etag);
 }
 
-/** What a writer says that it knows. Throws `precondition_required` when it says nothing: a blind write would lose somebody's change. */
-export function requireIfMatch(ifMatch: string | undefined): string {
-  if (ifMatch !== undefined) return ifMatch.trim();
+/** Whether a writer knows what has this tag. */
+export type Precondition = (etag: string) => boolean;
+
+/**
+ * What a writer knows, by strong comparison. Throws `precondition_required` if the writer says nothing: a blind
+ * write would lose somebody's change.
+ */
+export function requireIfMatch(ifMatch: string | undefined): Precondition {
+  if (ifMatch !== undefined) return (etag) => names(ifMatch, (tag) => tag === etag);
   throw new AppError(
     'precondition_required',
     'Send the ETag of what you change, as you know it, as If-Match',
   );
 }
 
-/** The same as a version number. Throws `precondition_failed` for a tag that is none of ours. */
-export function ifMatchVersion(ifMatch: string | undefined): number {
-  const version = /^"(\d{1,9})"$/.exec(requireIfMatch(ifMatch))?.[1];
-  if (version === undefined) {
-    throw new AppError('precondition_failed', 'If-Match takes the one ETag that the last read answered');
-  }
-  return Number(version);
+const TAG = /(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/;
+const TAGS = new RegExp(`^[\\s,]*${TAG.source}(?:\\s*,[\\s,]*${TAG.source})*[\\s,]*$`);
+
+/** `*`, or a list of tags (RFC 9110, 8.8.3 and 13.1); anything else names nothing. */
+function names(header: string, isMeant: (tag: string) => boolean): boolean {
+  if (header.trim() === '*') return true;
+  return TAGS.test(header) && (header.match(new RegExp(TAG, 'g')) ?? []).some(isMeant);
 }

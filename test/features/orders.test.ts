@@ -368,7 +368,16 @@ t.test('nobody overwrites what he has not seen', async (t) => {
     code: 'precondition_required',
   });
   t.match((await remove(url)).json, { status: 428, code: 'precondition_required' });
-  for (const ifMatch of ['"0"', '"2"', 'W/"1"', '1', '*', '"1", "2"', '"01"x', '"99999999999999999999"']) {
+  for (const ifMatch of [
+    '"0"',
+    '"2"',
+    'W/"1"',
+    '1',
+    '"2", W/"1"',
+    '"1" "2"',
+    '"01"x',
+    '"99999999999999999999"',
+  ]) {
     t.match(
       (await patch(request, token, url, ifMatch, 'paid')).json,
       { status: 412, code: 'precondition_failed' },
@@ -377,6 +386,18 @@ t.test('nobody overwrites what he has not seen', async (t) => {
     t.match((await remove(url, ifMatch)).json, { status: 412, code: 'precondition_failed' }, ifMatch);
   }
   t.equal((await patch(request, token, NO_ORDER, '"1"', 'paid')).status, 404);
+  t.equal((await patch(request, token, NO_ORDER, '*', 'paid')).status, 404);
+  const other = await create();
+  t.equal((await patch(request, token, other, '"7", "1"', 'paid')).status, 200, 'one of a list is enough');
+  t.equal((await remove(other, '*')).status, 204, 'a * matches what exists');
+  for (const ifNoneMatch of ['"1"', 'W/"1"', '"7" ,W/"1"', '*', '"a,b", "1"']) {
+    const headers = { 'if-none-match': ifNoneMatch };
+    t.equal((await request('GET', url, { token, headers })).status, 304, ifNoneMatch);
+  }
+  for (const ifNoneMatch of ['"2"', '1', '"7", W/"2"', '"\\"1"']) {
+    const headers = { 'if-none-match': ifNoneMatch };
+    t.equal((await request('GET', url, { token, headers })).status, 200, ifNoneMatch);
+  }
   t.match((await request('GET', url, { token })).json, { status: 'pending', version: 1 });
 
   for (let i = 0; i < 15; i++) {

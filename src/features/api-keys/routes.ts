@@ -116,7 +116,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     },
     async (request, reply) => {
       const { params, body } = request;
-      const known = requireIfMatch(request.headers['if-match']);
+      const isKnown = requireIfMatch(request.headers['if-match']);
       const { expiresAt, ...rest } = body;
       const change = {
         ...withoutUndefined(rest),
@@ -125,7 +125,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
       refuseMoreThanOwn(request, body.scopes ?? []);
       const check = (current: ApiKey) => {
         refuseMoreThanOwn(request, current.scopes);
-        if (etagOf(current) === known) return;
+        if (isKnown(etagOf(current))) return;
         throw new AppError('precondition_failed', 'The key was changed in the meantime; read it again');
       };
       const { tenant } = callerOf(request);

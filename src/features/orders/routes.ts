@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { UUID, type Cursors } from '../../stores/cursor.ts';
-import { ifMatchVersion, matchesEtag, versionEtag } from '../../stores/etag.ts';
+import { matchesEtag, requireIfMatch, versionEtag } from '../../stores/etag.ts';
 import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
 import type { ZodProvider } from '../../zod-provider.ts';
 import * as schema from './schema.ts';
@@ -136,13 +136,8 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const version = ifMatchVersion(request.headers['if-match']);
-      const order = await service.setStatus(
-        callerOf(request),
-        request.params.id,
-        version,
-        request.body.status,
-      );
+      const known = requireIfMatch(request.headers['if-match']);
+      const order = await service.setStatus(callerOf(request), request.params.id, known, request.body.status);
       reply.header('etag', versionEtag(order.version));
       return order;
     },
@@ -162,7 +157,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      await service.remove(callerOf(request), request.params.id, ifMatchVersion(request.headers['if-match']));
+      await service.remove(callerOf(request), request.params.id, requireIfMatch(request.headers['if-match']));
       return reply.code(204).send();
     },
   );
@@ -172,7 +167,7 @@ const IfNoneMatch = z.object({
   'if-none-match': z.string().optional().describe('ETag of the order as you know it'),
 });
 
-/** Stated for the document; absence is 428 and told by `ifMatchVersion`, not 400. */
+/** Stated for the document; absence is 428 and told by `requireIfMatch`, not 400. */
 const IfMatch = z.looseObject({
   'if-match': z.string().optional().describe('ETag of the order as you know it; required'),
 });

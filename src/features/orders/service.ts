@@ -6,6 +6,7 @@ import type { CacheEntry } from '../../stores/cache-entry.ts';
 import { shapeOf } from '../../stores/cache-text.ts';
 import type { Cache, CacheReadOptions } from '../../stores/cache.ts';
 import type { AfterWrite } from '../../stores/after-write.ts';
+import { versionEtag, type Precondition } from '../../stores/etag.ts';
 import type { Db, Tx } from '../../stores/postgres.ts';
 import type { ReplicaReader } from '../../stores/replica.ts';
 import { orderSql } from './repository.ts';
@@ -72,10 +73,10 @@ export function createOrderService(deps: OrderServiceDeps) {
     return (await deps.afterWrite(transaction, { tenant, requestId, cached })).result;
   }
 
-  async function current(tx: Tx, tenant: string, id: string, version: number): Promise<Order> {
+  async function current(tx: Tx, tenant: string, id: string, isKnown: Precondition): Promise<Order> {
     const order = await orderSql.find(tx, tenant, id);
     if (!order) throw notFound();
-    if (order.version !== version) throw staleVersion();
+    if (!isKnown(versionEtag(order.version))) throw staleVersion();
     return order;
   }
 
@@ -117,10 +118,10 @@ export function createOrderService(deps: OrderServiceDeps) {
       return orderSql.list(db, tenant, filter, before);
     },
 
-    async setStatus(caller: Caller, id: string, version: number, status: OrderStatus): Promise<Order> {
+    async setStatus(caller: Caller, id: string, isKnown: Precondition, status: OrderStatus): Promise<Order> {
       const { tenant } = caller;
       const moved = db.transaction(async (tx) => {
-        const { status: from } = await current(tx, tenant, id, version);
+        const { status: from, version } = await current(tx, tenant, id, isKnown);
         if (!TRANSITIONS[from].includes(status)) {
           const allowed = TRANSITIONS[from].join(' or ') || 'nothing else';
           throw new AppError(
@@ -137,10 +138,10 @@ export function createOrderService(deps: OrderServiceDeps) {
       return order;
     },
 
-    async remove(caller: Caller, id: string, version: number): Promise<void> {
+    async remove(caller: Caller, id: string, isKnown: Precondition): Promise<void> {
       const { tenant } = caller;
       const removed = db.transaction(async (tx) => {
-        await current(tx, tenant, id, version);
+        const { version } = await current(tx, tenant, id, isKnown);
         if (!(await orderSql.remove(tx, tenant, id, version))) throw staleVersion();
       });
       await write(caller, id, removed);
