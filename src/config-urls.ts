@@ -30,6 +30,7 @@ function readPostgresUrl(text: string, refuse: Refuse): string {
   if (text === '') return text;
   const parsed = parseUrl(text);
   if (!/^postgres(ql)?:\/\//.test(text)) refuse('has the wrong scheme');
+  else if (namesSeveralHosts(text)) refuse(SEVERAL_HOSTS);
   else if (!parsed) refuse('cannot be read; write special characters of the password percent-encoded');
   else if (parsed.host === '') refuse('names no host');
   else {
@@ -38,6 +39,18 @@ function readPostgresUrl(text: string, refuse: Refuse): string {
     checkPostgres(parsed, refuse);
   }
   return text;
+}
+
+const SEVERAL_HOSTS =
+  'names several hosts, of which the driver would use none; name one that leads to the primary wherever it is: ' +
+  'a DNS name that follows a failover, or a proxy such as HAProxy or PgBouncer';
+
+function namesSeveralHosts(text: string): boolean {
+  const [, authority = '', rest = ''] = /^\w+:\/\/([^/?#]*)(.*)$/.exec(text) ?? [];
+  // An @ behind the host: what looks like a host is a password that was not encoded.
+  if (rest.includes('@')) return false;
+  const host = new URLSearchParams(rest.split('?')[1]).get('host');
+  return (host ?? authority.slice(authority.lastIndexOf('@') + 1)).includes(',');
 }
 
 /** Stands where Postgres URLs may leave the host out (postgres://user@/db?host=/run/postgresql) and URL refuses. */
@@ -75,12 +88,18 @@ function checkPostgres({ url, host }: ConnectionUrl, refuse: Refuse): void {
   if (url.pathname.length < 2) refuse('names no database');
   // The driver takes the last of several, other readers the first.
   if (new Set(query.keys()).size < query.size) refuse('repeats a parameter');
+  if (query.has('target_session_attrs')) {
+    refuse(
+      'has target_session_attrs, which the driver ignores; leave it out, and name a host that leads to the primary',
+    );
+  }
   for (const name of ['statement_timeout', 'query_timeout']) {
     if (query.has(name)) refuse(`sets ${name}, which QUERY_TIMEOUT_SECONDS decides`);
   }
   for (const name of ['sslrootcert', 'sslcert', 'sslkey']) {
     const path = query.get(name);
-    const fault = path === null ? undefined : findFileFault(path);
+    const isFile = path !== null && !(name === 'sslrootcert' && path === 'system');
+    const fault = isFile ? findFileFault(path) : undefined;
     if (fault !== undefined) refuse(`names in ${name} a file that cannot be used: ${fault}`);
   }
   const fault = isLoopback(host) ? undefined : findPostgresTlsFault(query, host);

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client } from 'pg';
-import { withSettings } from './postgres-settings.ts';
+import { withSettings, withSystemCas } from './postgres-settings.ts';
 
 /** Where progress goes, a line at a time. No line holds a password. */
 export type Say = (line: string) => void;
@@ -58,7 +58,7 @@ export async function openMigrationConnection(
 function createClient(connectionString: string): Client {
   const client = new Client({
     // What migrations make without a schema is where the service looks for it.
-    connectionString: withSettings(connectionString),
+    connectionString: withSettings(withSystemCas(connectionString)),
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     application_name: 'migrate',
     keepAlive: true,

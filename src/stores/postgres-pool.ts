@@ -1,7 +1,13 @@
 import { Socket } from 'node:net';
 import { Pool } from 'pg';
 import { inTime } from '../in-time.ts';
-import { beginWithSettings, strictTypes, withSettings, type Settings } from './postgres-settings.ts';
+import {
+  beginWithSettings,
+  strictTypes,
+  withSettings,
+  withSystemCas,
+  type Settings,
+} from './postgres-settings.ts';
 
 export interface PoolOptions {
   url: string;
@@ -32,9 +38,10 @@ const GOODBYE_TIMEOUT_MS = 250;
 /** The pool of pg with every wait bounded. What the URL's query string says wins over these settings. */
 export function createPool(options: PoolOptions) {
   const sockets = new Set<Socket>();
+  const url = withSystemCas(options.url);
   const pool = new Pool({
     // PgBouncer refuses connections that bring settings.
-    connectionString: options.pgbouncer ? options.url : withSettings(options.url, sessionSettings(options)),
+    connectionString: options.pgbouncer ? url : withSettings(url, sessionSettings(options)),
     // Then one statement and the transaction that brings its settings go out together.
     pipeline: options.pgbouncer,
     types: strictTypes,

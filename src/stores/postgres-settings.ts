@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { types, type CustomTypesConfig } from 'pg';
 
 /**
@@ -20,12 +21,36 @@ export type Settings = Record<string, string | number>;
 
 /** The URL with these settings for the whole session. Settings that the URL itself makes win. */
 export function withSettings(url: string, more: Settings = {}): string {
-  const start = url.indexOf('?');
-  const query = new URLSearchParams(start < 0 ? '' : url.slice(start));
   const settings = { ...SETTINGS, default_transaction_isolation: 'read committed', ...more };
   const flags = Object.entries(settings).map(([name, value]) => `-c ${name}=${escapeFlag(value)}`);
-  query.set('options', [...flags, query.get('options') ?? ''].join(' ').trim());
-  return `${start < 0 ? url : url.slice(0, start)}?${query.toString()}`;
+  return changeQuery(url, (query) => {
+    query.set('options', [...flags, query.get('options') ?? ''].join(' ').trim());
+  });
+}
+
+/** Where systems keep the certificates of their CAs: Debian and Alpine, Red Hat, macOS and the BSDs. */
+const SYSTEM_CAS = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/ssl/cert.pem',
+];
+
+/** `sslrootcert=system` as libpq means it; pg would read a file of this name. Without a known file, Node's own CAs. */
+export function withSystemCas(url: string): string {
+  return changeQuery(url, (query) => {
+    if (query.get('sslrootcert') !== 'system') return;
+    const file = SYSTEM_CAS.find((path) => existsSync(path));
+    if (file === undefined) query.delete('sslrootcert');
+    else query.set('sslrootcert', file);
+  });
+}
+
+function changeQuery(url: string, change: (query: URLSearchParams) => void): string {
+  const start = url.indexOf('?');
+  const query = new URLSearchParams(start < 0 ? '' : url.slice(start));
+  change(query);
+  const base = start < 0 ? url : url.slice(0, start);
+  return query.size === 0 ? base : `${base}?${query.toString()}`;
 }
 
 /** BEGIN with these settings for this one transaction, for a connection that cannot keep any of its own. */
