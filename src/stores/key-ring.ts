@@ -25,6 +25,10 @@ export type Verdict =
 
 /** No process believes what it knows of a key for longer without asking, whatever happens to Redis. */
 export const KEY_MEMORY_MS = 5_000;
+/** Then the next request with a key has it asked for again behind its back: a key in use waits for nobody. */
+const ASK_AGAIN_AFTER_MS = 4_000;
+/** Between two such questions, while they fail. */
+const RETRY_MS = 1_000;
 /** How long a key goes on when there is nobody to ask: see `goOn`. */
 const OUTAGE_MEMORY_MS = 300_000;
 const KNOWN_KEYS = 20_000;
@@ -58,6 +62,9 @@ export function createKeyRing(
     believedUntilMs: number;
     /** Until then it may go on without Postgres; 0 when a change may have been missed. */
     outageUntilMs: number;
+    askAgainAtMs: number;
+    /** A question that was asked while the key was believed has no answer yet. */
+    unanswered: boolean;
   }
   const look = createKeyLookup(db);
   const known = new LRUCache<string, Known>({
@@ -73,12 +80,18 @@ export function createKeyRing(
   // A question that is no longer here was overtaken by a change: its answer must not be remembered.
   const asking = new Map<string, Promise<Verdict>>();
 
-  return {
-    /** What is known of this key without asking anybody. */
+  // Since a question failed for lack of Postgres; none was answered after it.
+  let awayUntilMs = -Infinity;
+
+  const ring = {
+    /** What is known of this key without waiting for anybody. */
     peek(token: string): Verdict | undefined {
       const entry = known.get(token);
       if (!entry) return refused.get(token) ?? (parseToken(token) ? undefined : { refused: 'malformed' });
-      if (entry.believedUntilMs <= performance.now()) return undefined;
+      const now = performance.now();
+      if (now >= entry.askAgainAtMs) askBehind(token, entry, now);
+      const away = entry.unanswered || now < awayUntilMs;
+      if (now >= entry.believedUntilMs && !(away && mayGoOn(entry, now))) return undefined;
       return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
     },
 
@@ -95,6 +108,7 @@ export function createKeyRing(
       const answer: Promise<Verdict> = checkKey(look, options, token)
         .then(
           (checked) => {
+            awayUntilMs = -Infinity;
             if (asking.get(token) === answer) remember(token, checked, askedAtMs);
             return checked.verdict;
           },
@@ -120,6 +134,17 @@ export function createKeyRing(
       refused.clear();
     },
   };
+  return ring;
+
+  function askBehind(token: string, entry: Known, now: number): void {
+    entry.askAgainAtMs = now + RETRY_MS;
+    if (asking.has(token)) return;
+    entry.unanswered = now < entry.believedUntilMs;
+    void ring
+      .find(token)
+      .catch(() => undefined)
+      .finally(() => (entry.unanswered = false));
+  }
 
   function remember(presented: string, { verdict, id, endsAt }: CheckedKey, askedAtMs: number): void {
     if (id === undefined) return;
@@ -130,7 +155,9 @@ export function createKeyRing(
       refused.set(token, verdict);
     } else {
       const [believedUntilMs, outageUntilMs] = [askedAtMs + KEY_MEMORY_MS, askedAtMs + OUTAGE_MEMORY_MS];
-      known.set(token, { ...verdict, endsAt, believedUntilMs, outageUntilMs });
+      const askAgainAtMs = askedAtMs + ASK_AGAIN_AFTER_MS;
+      const times = { endsAt, believedUntilMs, outageUntilMs, askAgainAtMs };
+      known.set(token, { ...verdict, ...times, unanswered: false });
       tokenOf.set(id, token);
     }
   }
@@ -143,8 +170,13 @@ export function createKeyRing(
     const isOutage = error instanceof AppError && error.code !== 'internal';
     const entry = known.get(token);
     const now = performance.now();
-    if (!entry || !isOutage || now >= entry.outageUntilMs || !options.hearsOfChanges()) throw error;
+    if (isOutage) awayUntilMs = now + KEY_MEMORY_MS;
+    if (!entry || !isOutage || !mayGoOn(entry, now)) throw error;
     entry.believedUntilMs = now + KEY_MEMORY_MS;
     return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
+  }
+
+  function mayGoOn({ outageUntilMs }: Known, now: number): boolean {
+    return now < outageUntilMs && options.hearsOfChanges();
   }
 }

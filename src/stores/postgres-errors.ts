@@ -28,6 +28,9 @@ export function toAppError(err: unknown): unknown {
       return unavailable(err, RETRY_AFTER.full);
     case '25006': // read_only_sql_transaction: the primary was demoted under us
       return unavailable(err, RETRY_AFTER.failover);
+    case '26000': // invalid_sql_statement_name
+    case '42P05': // duplicate_prepared_statement
+      return behindPgBouncer(err);
     case '53200': // out_of_memory
     case '53300': // too_many_connections
       return unavailable(err, RETRY_AFTER.lost);
@@ -36,9 +39,13 @@ export function toAppError(err: unknown): unknown {
   }
 }
 
+/** What the pool says when all connections were in use for too long. */
+export const NO_CONNECTION = 'timeout exceeded when trying to connect';
+
 /** A connection could not be had. Why (refused, no such host, bad password, all in use) is for the log only. */
 export function noConnection(err: unknown): AppError {
-  const exhausted = err instanceof Error && err.message === 'timeout exceeded when trying to connect';
+  if (err instanceof Error && /unsupported startup parameter/.test(err.message)) return behindPgBouncer(err);
+  const exhausted = err instanceof Error && err.message === NO_CONNECTION;
   return exhausted ? busy(err) : unavailable(err, RETRY_AFTER.lost);
 }
 
@@ -61,7 +68,8 @@ export function constraintOf(err: unknown): string | undefined {
 /** Whether the same transaction may succeed when run again: Postgres rolled it back and says so. */
 export function isRetryable(err: unknown): boolean {
   for (let cause = err; cause instanceof Error; cause = cause.cause) {
-    if (cause instanceof DatabaseError) return /^(40001|40P01)$/.test(cause.code ?? '') || isStalePlan(cause);
+    if (cause instanceof DatabaseError)
+      return /^(40001|40P01)$/.test(cause.code ?? '') || isStalePlan(cause) || isIdleClose(cause);
   }
   return false;
 }
@@ -71,8 +79,15 @@ export function isRetryable(err: unknown): boolean {
  * nobody waits for, attached to a demoted primary, or holds a plan that a migration made useless.
  */
 export function breaksConnection(err: unknown): boolean {
-  if (!(err instanceof DatabaseError)) return true;
-  return isConnectionLoss(err) || isStalePlan(err) || /^(25006|25P03|25P04)$/.test(err.code ?? '');
+  if (!(err instanceof DatabaseError)) return isConnectionLoss(err) || isClientTimeout(err);
+  return (
+    isConnectionLoss(err) || isStalePlan(err) || /^(25006|25P03|25P04|26000|42P05)$/.test(err.code ?? '')
+  );
+}
+
+/** The server closed a session that nobody used (`idle_session_timeout`, PgBouncer's `client_idle_timeout`). */
+export function isIdleClose(err: unknown): boolean {
+  return err instanceof DatabaseError && (err.code === '57P05' || err.message === 'client_idle_timeout');
 }
 
 /** "cached plan must not change result type": a named statement outlived a change of its columns. */
@@ -92,7 +107,7 @@ export function isConnectionLoss(err: unknown): boolean {
   return 'syscall' in err || /^(Connection terminated|Client (has encountered|was closed))/.test(err.message);
 }
 
-function isClientTimeout(err: unknown): boolean {
+export function isClientTimeout(err: unknown): boolean {
   return err instanceof Error && err.message === 'Query read timeout';
 }
 
@@ -109,4 +124,9 @@ function busy(cause: unknown): AppError {
 
 function unavailable(cause: unknown, retryAfterSeconds: number): AppError {
   return new AppError('unavailable', 'The service is temporarily unavailable', { cause, retryAfterSeconds });
+}
+
+function behindPgBouncer(cause: unknown): AppError {
+  const hint = 'There is a PgBouncer between the service and Postgres: set DATABASE_PGBOUNCER=true';
+  return unavailable(new Error(hint, { cause }), RETRY_AFTER.lost);
 }

@@ -4,9 +4,18 @@ import type { PoolClient, QueryConfig, QueryResult } from 'pg';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import { statementChannel } from '../statement-channel.ts';
-import { breaksConnection, noConnection, toAppError } from './postgres-errors.ts';
+import { inTime } from '../in-time.ts';
+import {
+  breaksConnection,
+  isClientTimeout,
+  isIdleClose,
+  NO_CONNECTION,
+  noConnection,
+  toAppError,
+} from './postgres-errors.ts';
 import { beginWithTimeouts, createPool } from './postgres-pool.ts';
 import type { PoolOptions } from './postgres-pool.ts';
+import { startWatch, type FindBusy } from './postgres-watch.ts';
 
 /** One checked-out connection. */
 export interface Session {
@@ -27,36 +36,67 @@ export interface Statement {
   timeoutMs?: number;
 }
 
+type TimedQuery = QueryConfig & { query_timeout?: number };
+
 export interface SessionDeps {
   log: Logger;
   metrics: Metrics;
   target: 'primary' | 'replica';
 }
 
-/** Checked-out connections that are measured, and that neither end the process nor stay when they break. */
-export function createSessions(options: PoolOptions, { log, metrics, target }: SessionDeps) {
-  const { pgbouncer, poolMax, readOnly = false } = options;
+export type Sessions = ReturnType<typeof createSessions>;
+
+/** A connection that said nothing for so long may have lost its way to the server without knowing. */
+const TRUSTED_MS = 1000;
+
+/**
+ * Checked-out connections that are measured, and that neither end the process nor stay when they break. With
+ * `findBusy` (which of these backends are at work) none of them waits for a server that is not there.
+ */
+export function createSessions(
+  options: PoolOptions,
+  { log, metrics, target }: SessionDeps,
+  findBusy?: FindBusy,
+) {
+  const { pgbouncer, poolMax, poolWaitMs, readOnly = false } = options;
   const { pool, close } = createPool(options);
-  const begin = pgbouncer ? beginWithTimeouts(options) : 'begin';
+  const beginText = pgbouncer ? beginWithTimeouts(options) : 'begin';
   const broken = new WeakMap<PoolClient, unknown>();
+  const heardAtMs = new WeakMap<PoolClient, number>();
+  const watch = findBusy && startWatch(findBusy, poolWaitMs);
+  // What said nothing since then was idle when another connection was found dead.
+  let suspectUntilMs = -Infinity;
 
   pool.on('connect', (client) => {
     // The pool listens to idle connections only, and an 'error' event without a listener ends the process.
     client.on('error', (err) => {
       if (broken.has(client)) return;
       markBroken(client, err);
-      log.warn({ error: err, target }, 'lost a connection to Postgres');
+      if (!isIdleClose(err)) log.warn({ error: err, target }, 'lost a connection to Postgres');
     });
+    heardAtMs.set(client, performance.now());
   });
   // Said by the listener above.
   pool.on('error', () => undefined);
 
-  return { checkOut, stats, close };
+  return {
+    checkOut,
+    stats,
+    close(): Promise<void> {
+      watch?.stop();
+      return close();
+    },
+  };
 
   async function checkOut(): Promise<Session> {
     const start = performance.now();
+    const leftMs = () => start + poolWaitMs - performance.now();
     try {
-      return createSession(await pool.connect());
+      for (;;) {
+        const client = await connect(leftMs());
+        if (await answers(client, leftMs() / 2)) return createSession(client, leftMs);
+        client.release(true);
+      }
     } catch (err) {
       metrics.dbErrors.inc();
       throw noConnection(err);
@@ -65,12 +105,39 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     }
   }
 
-  function createSession(client: PoolClient): Session {
+  async function connect(waitMs: number): Promise<PoolClient> {
+    const connecting = pool.connect();
+    // The pool's own limit counts from here, and says more when it comes first.
+    const client = await inTime(connecting, waitMs + 10);
+    if (client) return client;
+    connecting.then(
+      (late) => late.release(),
+      () => undefined,
+    );
+    throw new Error(NO_CONNECTION);
+  }
+
+  async function answers(client: PoolClient, waitMs: number): Promise<boolean> {
+    const heard = heardAtMs.get(client) ?? 0;
+    if (heard > suspectUntilMs && performance.now() - heard < TRUSTED_MS) return true;
+    try {
+      const probe: TimedQuery = { text: 'select 1', query_timeout: Math.max(1, waitMs) };
+      await client.query(probe);
+      return true;
+    } catch (err) {
+      markBroken(client, err);
+      return false;
+    }
+  }
+
+  function createSession(client: PoolClient, leftMs: () => number): Session {
+    const begin: typeof send = (_, query) => sendBegin(client, query, leftMs());
     return {
       run: (statement) => run(client, statement, send),
-      runAlone: (statement) => run(client, statement, pgbouncer ? sendAlone : send),
+      runAlone: (statement) =>
+        run(client, statement, pgbouncer ? (_, query) => sendAlone(client, query, begin) : send),
       async begin() {
-        await run(client, { text: begin }, send);
+        await run(client, { text: beginText }, begin);
       },
       brokenBy: () => broken.get(client),
       // Also out of the pool: a connection that was left inside a transaction.
@@ -84,20 +151,23 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
     submit: typeof send,
   ): Promise<QueryResult> {
     if (broken.has(client)) throw toAppError(broken.get(client));
-    const query: QueryConfig & { query_timeout?: number } = { text };
-    if (values) query.values = values;
+    const query: TimedQuery = { text };
+    // Here, because pg has sent half of a statement before it finds a value that cannot be sent.
+    if (values) query.values = values.map(toWire);
     // PgBouncer may hand the next statement to a server connection that does not know the name.
     if (name !== undefined && !pgbouncer) query.name = name;
     if (timeoutMs !== undefined) query.query_timeout = timeoutMs;
 
     const start = performance.now();
     try {
-      return await submit(client, query);
+      const answer = submit(client, query);
+      return await (watch ? watch.over(client, answer) : answer);
     } catch (err) {
       if (breaksConnection(err)) markBroken(client, err);
       // A write on a read-only pool is a mistake in the code, not a failover.
       throw readOnly && err instanceof DatabaseError && err.code === '25006' ? err : toAppError(err);
     } finally {
+      if (!broken.has(client)) heardAtMs.set(client, performance.now());
       metrics.queryLatency.observe({ target }, (performance.now() - start) / 1000);
     }
   }
@@ -105,6 +175,8 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
   function markBroken(client: PoolClient, err: unknown): void {
     if (broken.has(client)) return;
     broken.set(client, err);
+    if (isIdleClose(err)) return;
+    suspectUntilMs = performance.now();
     metrics.dbErrors.inc();
   }
 
@@ -112,12 +184,25 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
    * The transaction that brings the settings, and the statement, in one round trip: the pooled connection may have
    * any, and keeps none.
    */
-  async function sendAlone(client: PoolClient, query: QueryConfig): Promise<QueryResult> {
-    const answers = [client.query(begin), send(client, query), client.query('commit')];
-    const settled = await Promise.allSettled(answers);
+  async function sendAlone(client: PoolClient, query: TimedQuery, begin: typeof send): Promise<QueryResult> {
+    const begun = begin(client, { text: beginText });
+    const answer = send(client, query);
+    const settled = await Promise.allSettled([begun, answer, client.query('commit')]);
     const failed = settled.find((each) => each.status === 'rejected');
     if (failed) throw failed.reason;
-    return answers[1] as Promise<QueryResult>;
+    return answer;
+  }
+
+  /** Behind PgBouncer this waits for a connection to Postgres. */
+  async function sendBegin(client: PoolClient, query: TimedQuery, waitMs: number): Promise<QueryResult> {
+    if (!pgbouncer) return send(client, query);
+    try {
+      return await send(client, { ...query, query_timeout: Math.max(1, waitMs) });
+    } catch (err) {
+      if (!isClientTimeout(err)) throw err;
+      markBroken(client, err);
+      throw noConnection(new Error(NO_CONNECTION, { cause: err }));
+    }
   }
 
   function stats() {
@@ -126,10 +211,18 @@ export function createSessions(options: PoolOptions, { log, metrics, target }: S
   }
 }
 
-function send(client: PoolClient, query: QueryConfig): Promise<QueryResult> {
+function send(client: PoolClient, query: TimedQuery): Promise<QueryResult> {
   if (!statementChannel.hasSubscribers) return client.query(query);
   const { host, port, database } = client;
   const operation = /^\s*(\w+)/.exec(query.text)?.[1]?.toUpperCase() ?? 'OTHER';
   const event = { name: query.name, operation, host, port, database };
   return statementChannel.tracePromise(() => client.query(query), event);
+}
+
+/** As pg would send it; throws for what no JSON can hold. */
+function toWire(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(toWire);
+  const isJson =
+    typeof value === 'object' && value !== null && !(value instanceof Date) && !ArrayBuffer.isView(value);
+  return isJson ? JSON.stringify(value) : value;
 }

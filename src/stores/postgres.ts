@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PoolOptions } from './postgres-pool.ts';
-import { isRetryable, noConnection } from './postgres-errors.ts';
+import { isRetryable } from './postgres-errors.ts';
 import { createSessions } from './postgres-session.ts';
-import type { Session, SessionDeps } from './postgres-session.ts';
+import type { Session, SessionDeps, Sessions, Statement } from './postgres-session.ts';
 import { runTransaction } from './postgres-transaction.ts';
 
 /** `name` is the prepared statement's: stable, and unique to its text. */
@@ -23,14 +23,20 @@ export interface Db extends Tx {
    * again, three times in all, so it must have no effect outside of `tx`.
    */
   transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
-  /** Rejects within `timeoutMs`, also when Postgres is frozen or every connection is in use. */
-  ping(timeoutMs: number): Promise<void>;
+  /** Health checks, on a connection of their own: a busy pool is not an outage. */
+  checks: Tx;
   stats(): { size: number; max: number; active: number; idle: number; waiting: number };
   /** Waits a few seconds for what is running, then cuts it off. */
   close(): Promise<void>;
 }
 
 const TRIES = 3;
+const CHECK_TIMEOUT_MS = 1_000;
+/** Of each process, beside its pool. */
+export const CONNECTIONS_OF_CHECKS = 1;
+
+const BUSY = `select pid from pg_stat_activity where pid = any($1) and
+  coalesce(state not like 'idle%' or state_change > clock_timestamp() - interval '1 second', true)`;
 
 /**
  * A pool of connections to one Postgres. Nothing connects before the first query, and every query finds
@@ -42,41 +48,57 @@ const TRIES = 3;
  * changes integers above 2^53, and timestamptz as Date.
  */
 export function openPostgres(options: PoolOptions, deps: SessionDeps): Db {
-  const sessions = createSessions(options, deps);
+  const { applicationName, pgbouncer } = options;
+  const ofChecks = {
+    poolMax: CONNECTIONS_OF_CHECKS,
+    poolWaitMs: CHECK_TIMEOUT_MS,
+    queryTimeoutMs: CHECK_TIMEOUT_MS,
+  };
+  const checks = createSessions(
+    { ...options, ...ofChecks, applicationName: `${applicationName}-checks` },
+    deps,
+  );
+  // PgBouncer does not tell which backend has a statement.
+  const sessions = createSessions(options, deps, pgbouncer ? undefined : findBusy);
 
   return {
     query: <Row extends object>(query: Query) =>
       retrying((named) =>
-        withSession<Row[]>(async (session) => (await session.runAlone(named ? query : unnamed(query))).rows),
+        withSession<Row[]>(sessions, (session) => alone(session, named ? query : unnamed(query))),
       ),
 
     transaction: (work) =>
-      retrying((named) => withSession((session) => runTransaction(session, work, named))),
+      retrying((named) => withSession(sessions, (session) => runTransaction(session, work, named))),
 
-    async ping(timeoutMs) {
-      let late = false;
-      const answer = withSession(async (session) => {
-        if (!late) await session.runAlone({ text: 'select 1', timeoutMs });
-      });
-      const deadline = sleep(timeoutMs, undefined, { ref: false }).then(() => {
-        late = true;
-        throw noConnection(new Error('Postgres did not answer a ping in time'));
-      });
-      await Promise.race([answer, deadline]);
+    checks: {
+      query: <Row extends object>(query: Query) =>
+        withSession<Row[]>(checks, (session) => alone(session, query)),
     },
 
     stats: sessions.stats,
-    close: sessions.close,
+    close: async () => void (await Promise.all([sessions.close(), checks.close()])),
   };
 
-  async function withSession<T>(use: (session: Session) => Promise<T>): Promise<T> {
-    const session = await sessions.checkOut();
-    try {
-      return await use(session);
-    } finally {
-      session.release();
-    }
+  /** Which of these backends are at work, or were until a moment ago. */
+  async function findBusy(pids: number[]): Promise<Set<number>> {
+    const rows = await withSession(checks, (session) =>
+      alone<{ pid: number }>(session, { name: 'busy_backends', text: BUSY, values: [pids] }),
+    );
+    return new Set(rows.map(({ pid }) => pid));
   }
+}
+
+async function withSession<T>(from: Sessions, use: (session: Session) => Promise<T>): Promise<T> {
+  const session = await from.checkOut();
+  try {
+    return await use(session);
+  } finally {
+    session.release();
+  }
+}
+
+async function alone<Row extends object>(session: Session, query: Statement): Promise<Row[]> {
+  return (await session.runAlone(query)).rows as Row[];
 }
 
 /** Runs again what Postgres rolled back, and says so, for a reason that another try can escape. */

@@ -82,7 +82,7 @@ export function startStatus(options: StatusOptions) {
 
   /** One question at a time: a frozen Postgres must not collect a connection for each that asks. */
   function askSchema() {
-    asking ??= readSchemaVersion(db)
+    asking ??= readSchemaVersion(db.checks)
       .then(
         (version) => ({ version: version ?? null }),
         () => undefined,

@@ -15,6 +15,7 @@ import { startTestApp, type TestApp } from '../support/app.ts';
 import { startPgBouncer } from '../support/pgbouncer.ts';
 import { createDatabase, startPostgres, withClient } from '../support/postgres.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
+import { startTcpProxy } from '../support/tcp-proxy.ts';
 import { until } from '../support/until.ts';
 
 const QUERIES = 'db_query_latency_seconds_count{target="primary"}';
@@ -570,6 +571,50 @@ t.test('within five seconds', { jobs: 5 }, async (t) => {
     t.equal((await alone.request('GET', ANYWHERE, { token })).status, LET_IN, 'nobody else could revoke it');
     t.equal((await deaf.request('GET', ANYWHERE, { token })).status, 503, 'another process could have');
   });
+
+  t.test(
+    'in a black hole a known key waits for nobody, and everything else no longer than for a connection',
+    async (t) => {
+      const url = new URL(await createDatabase(t));
+      const proxy = await startTcpProxy(t, Number(url.port));
+      url.port = String(proxy.port);
+      const poolWaitMs = 2_000;
+      const { request, issueKey } = await startTestApp(t, {
+        DATABASE_URL: url.href,
+        POOL_WAIT_TIMEOUT_MS: String(poolWaitMs),
+      });
+      const [hot, seldom] = [await issueKey(), await issueKey()];
+      const timed = async (token: string, path = ANYWHERE) => {
+        const from = performance.now();
+        const { status, headers } = await request('GET', path, { token });
+        return { status, retryAfter: headers['retry-after'], ms: performance.now() - from };
+      };
+      for (const { token } of [hot, seldom]) t.equal((await timed(token)).status, LET_IN);
+
+      proxy.cut();
+      const rest = Array.from({ length: 3 }, () => timed(hot.token, '/v1/audit-events'));
+      const waited: number[] = [];
+      for (const end = performance.now() + 3 * KEY_MEMORY_MS; performance.now() < end; await delay(20)) {
+        const { status, ms } = await timed(hot.token);
+        if (status !== LET_IN) t.fail(`answered ${status}`);
+        // Far less than for a connection, far more than the machine's other work takes.
+        if (ms > poolWaitMs / 3) waited.push(ms);
+      }
+      t.same(waited, [], 'the key in use');
+      t.match(await timed(seldom.token), { status: LET_IN }, 'one that was not used meanwhile');
+      for (const { status, retryAfter, ms } of [
+        ...(await Promise.all(rest)),
+        await timed(hot.token, '/v1/audit-events'),
+      ]) {
+        t.equal(status, 503);
+        t.match(retryAfter, /^\d+$/);
+        t.ok(ms < poolWaitMs + 1_000, `${ms} ms`);
+      }
+
+      proxy.mend();
+      t.equal((await timed(hot.token, '/v1/audit-events')).status, 200, 'it heals by itself');
+    },
+  );
 
   t.test('a change waits for every process that remembers keys, and for nobody else', async (t) => {
     const redis = await redisUrl(t);
