@@ -60,6 +60,7 @@ export async function proveOutages(stack: Stack, key: string, report: Report): P
       try {
         await readCached(20);
         expect((await statusOf('/health/live')) === 200, 'not live');
+        expect((await statusOf('/health/serving')) === 200, 'a balancer would take it out');
         expect((await statusOf('/health/ready')) === 503, 'ready');
       } finally {
         await compose('start', 'postgres');

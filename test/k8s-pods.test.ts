@@ -132,7 +132,7 @@ t.test('a rollout loses no request: probes, ports and times fit the service', as
   const probes = [api.startupProbe, api.livenessProbe, api.readinessProbe].map((probe) => probe?.httpGet);
   t.same(
     probes.map((probe) => `${probe?.port} ${probe?.path}`),
-    ['http /health/live', 'http /health/live', 'http /health/ready'],
+    ['http /health/live', 'http /health/live', 'http /health/serving'],
   );
   const rules: { path: string; pathType: string }[] = find('Ingress').spec.rules[0].http.paths;
   const exact = [

@@ -5,6 +5,7 @@ import { parseAllDocuments } from 'yaml';
 import { configChecksum } from '../scripts/k8s-checksum.ts';
 import { withRules } from '../scripts/k8s-rules.ts';
 import { withVersion } from '../scripts/k8s-version.ts';
+import { CONNECTIONS_OF_CHECKS } from '../src/stores/postgres.ts';
 import { VARIABLES } from '../src/config-variables.ts';
 import { readRules } from './support/alert-rules.ts';
 import {
@@ -201,7 +202,7 @@ t.test(
     const surge = deployment.spec.strategy.rollingUpdate.maxSurge;
     // The Job, a backup and its restore test.
     const others = 3;
-    const wanted = (maxReplicas + surge) * config.postgres.poolMax + others;
+    const wanted = (maxReplicas + surge) * (config.postgres.poolMax + CONNECTIONS_OF_CHECKS) + others;
     t.ok(wanted <= 0.8 * maxConnections, `${wanted} of ${maxConnections}`);
   },
 );

@@ -92,8 +92,9 @@ t.test(
     const headers = { authorization: `Bearer ${token}` };
     const { url, child } = await startService(t, { DATABASE_URL: postgres.url, REDIS_URL: redis.url });
     const state = async () => {
-      const [live, ready, health] = await Promise.all([
+      const [live, serving, ready, health] = await Promise.all([
         ask(`${url}/health/live`),
+        ask(`${url}/health/serving`),
         ask(`${url}/health/ready`),
         ask(`${url}/health`),
       ]);
@@ -101,14 +102,21 @@ t.test(
       t.match(version, /^\d+\.\d+\.\d+/);
       t.equal(new Date(timestamp).toISOString(), timestamp);
       t.equal(health.status, ready.status);
-      return { live: live.status, ready: ready.status, ...ready.json, health: parts };
+      return {
+        live: live.status,
+        serving: serving.status,
+        ready: ready.status,
+        ...ready.json,
+        health: parts,
+      };
     };
     const is = async (what: string, ready: number, wanted: object) => {
       await until(what, async () => (await ask(`${url}/health/ready`)).status === ready);
-      t.match(await state(), { live: 200, ready, ...wanted }, what);
+      t.match(await state(), { live: 200, serving: 200, ready, ...wanted }, what);
     };
 
     await is('Postgres is away at the start', 503, {
+      serving: 503,
       status: 'unavailable',
       database: 'disconnected',
       health: { status: 'unhealthy', database: 'disconnected', redis: 'connected' },
@@ -180,8 +188,9 @@ t.test(
     await until('the process drains', () => hasLine(service, 'draining'));
     const drainingSince = Date.now();
     // All at once: on a slow machine one after the other may take longer than the delay.
-    const [ready, live, health, read, kept] = await Promise.all([
+    const [ready, serving, live, health, read, kept] = await Promise.all([
       ask(`${url}/health/ready`),
+      ask(`${url}/health/serving`),
       ask(`${url}/health/live`),
       ask(`${url}/health`),
       ask(`${url}/v1/api-keys`, headers),
@@ -191,8 +200,9 @@ t.test(
     child.disconnect();
 
     t.match(ready, { status: 503, connection: 'close', json: { status: 'draining' } });
+    t.match(serving, { status: 503, connection: 'close', json: { status: 'draining' } });
     t.match(live, { status: 200, connection: 'close' });
-    t.match(health, { status: 503, json: { status: 'draining', database: 'connected' } });
+    t.match(health, { status: 200, json: { status: 'draining', database: 'connected' } });
     t.match(read, { status: 200, connection: 'close', json: { data: [{ id: service.key.id }] } });
     t.match(kept, { status: 200, connection: 'close' }, 'a kept connection is told to end too');
 
@@ -518,11 +528,11 @@ t.test(
 t.test('probes cost few queries, however many come', { buffered: true }, async (t) => {
   const service: TestApp = await startTestApp(t);
   const queries = () => service.metric('db_query_latency_seconds_count{target="primary"}');
-  await service.request('GET', '/health/ready');
+  for (const url of ['/health/serving', '/health/ready']) await service.request('GET', url);
   const before = await queries();
 
   const start = performance.now();
-  const urls = ['/health/live', '/health/ready', '/health'];
+  const urls = ['/health/live', '/health/serving', '/health/ready', '/health'];
   for (let i = 0; i < 100; i++) {
     const answers = await Promise.all(urls.map((url) => service.request('GET', url)));
     if (answers.some(({ status }) => status !== 200)) t.fail(JSON.stringify(answers));

@@ -184,6 +184,7 @@ interface World {
 /** For each operation of the document, a request that succeeds; a new one at each call. */
 const SHOTS: Record<string, (world: World) => Promise<Shot>> = {
   getLiveness: async () => ({}),
+  getServing: async () => ({}),
   getReadiness: async () => ({}),
   getHealth: async () => ({}),
   // example:start

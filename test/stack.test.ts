@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { CONNECTIONS_OF_CHECKS } from '../src/stores/postgres.ts';
 import { loadConfig } from '../src/config.ts';
 import { findVariable, VARIABLES, type Variable } from '../src/config-variables.ts';
 import { shutdownBudgetMs } from '../src/lifecycle.ts';
@@ -333,7 +334,8 @@ t.test('limits add up', async (t) => {
   const reserve = roles.filter(([, role]) => role !== 'replicator').map(([, , limit]) => Number(limit));
   // One more replica than usual: a release.
   const most =
-    (rateLimit.expectedReplicas + 1) * postgres.poolMax + setting('superuser_reserved_connections');
+    (rateLimit.expectedReplicas + 1) * (postgres.poolMax + CONNECTIONS_OF_CHECKS) +
+    setting('superuser_reserved_connections');
   const sum = reserve.reduce((total, limit) => total + limit, most);
   t.ok(
     roles.length >= 5 && sum <= 0.8 * setting('max_connections'),

@@ -31,7 +31,12 @@ const LIVE = probe('getLiveness', 'Whether the process runs', {
   [OK]: z.object({ status: z.literal('ok') }),
 });
 
-const READY = probe('getReadiness', 'Whether the process takes requests', {
+const SERVING = probe('getServing', 'Whether a load balancer should send requests here', {
+  [OK]: z.object({ status: z.literal('ok') }),
+  [NOT_READY]: z.object({ status: z.enum(['starting', 'draining']) }),
+});
+
+const READY = probe('getReadiness', 'Whether everything is there that requests need', {
   [OK]: z.object({ status: z.enum(['ok', 'degraded']), ...parts }),
   [NOT_READY]: z.object({
     status: z.enum(['draining', 'unavailable']),
@@ -54,19 +59,24 @@ const HEALTH = probe('getHealth', 'State of the service and its parts', {
 });
 
 /**
- * Liveness asks nobody: a dependency that is away must not restart the fleet. Readiness asks
- * Postgres; Redis away is degraded, not down, because every route works without it.
+ * Liveness asks nobody: a dependency that is away must not restart the fleet. Serving waits for the schema once,
+ * and never again: if Postgres is away, it is away for every process, and none could answer from its cache or say
+ * 503 with Retry-After. Readiness asks Postgres; Redis away is degraded, because every route works without it.
  */
 export const health = fp<HealthOptions>(
   async (app, { lifecycle, version, checkDatabase, redisState }) => {
     let checkedAt = -Infinity;
     let answer: Promise<DatabaseState> | undefined;
+    let wasReady = false;
 
     function database(): Promise<DatabaseState> {
       if (!answer || performance.now() - checkedAt > REMEMBERED_MS) {
         checkedAt = performance.now();
         answer = checkDatabase().then(
-          () => ({ database: 'connected' as const }),
+          () => {
+            wasReady = true;
+            return { database: 'connected' as const };
+          },
           (error: unknown) => {
             app.log.warn({ error }, 'not ready: Postgres');
             return { database: 'disconnected' as const };
@@ -80,6 +90,13 @@ export const health = fp<HealthOptions>(
       reply.header('cache-control', 'no-store').send({ status: 'ok' }),
     );
 
+    app.get('/health/serving', SERVING, async (_request, reply) => {
+      reply.header('cache-control', 'no-store');
+      if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
+      if (!wasReady) await database();
+      return wasReady ? { status: 'ok' } : reply.code(NOT_READY).send({ status: 'starting' });
+    });
+
     app.get('/health/ready', READY, async (_request, reply) => {
       reply.header('cache-control', 'no-store');
       if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
@@ -92,7 +109,7 @@ export const health = fp<HealthOptions>(
     app.get('/health', HEALTH, async (_request, reply) => {
       reply.header('cache-control', 'no-store');
       const state = await database();
-      const down = state.database === 'disconnected' || lifecycle.draining;
+      const down = state.database === 'disconnected';
       const degraded = redisState() === 'disconnected';
       const status = lifecycle.draining ? 'draining' : down ? 'unhealthy' : degraded ? 'degraded' : 'healthy';
       return reply
