@@ -198,6 +198,17 @@ t.test('a clone has the line ends that shells need, whatever git is told', async
   t.ok(cloned.length > 30, 'the files were really read');
 });
 
+t.test('every promise of the README is the name of its proof', async (t) => {
+  const readme = readFileSync(join(repositoryDir, 'README.md'), 'utf8');
+  const rows = [...readme.matchAll(/^\| (\d+) +\| (.+?) +\| `([^`]+)` +\|$/gm)];
+  t.ok(rows.length > 5, 'the promises were really read');
+  for (const [, number, promise = '', file = ''] of rows)
+    t.ok(
+      readFileSync(join(repositoryDir, file), 'utf8').includes(promise.replaceAll('_', '*')),
+      `${number}: ${promise}`,
+    );
+});
+
 t.test('files are short and named by a noun', async (t) => {
   const long = [...sources].filter(([, text]) => text.split('\n').length > 230).map(([file]) => file);
   t.same(long, []);

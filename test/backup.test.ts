@@ -45,7 +45,7 @@ t.test('backups, with a real server', async (t) => {
   const there = temporaryFolder(t);
   const shared = openWorld(t, postgres, {}, { BACKUP_COPY_COMMAND: `cp -t ${there}` });
 
-  await t.test('a backup is restored and compared before it counts', async (t) => {
+  await t.test('A backup counts only after it was restored.', async (t) => {
     const { code, stderr } = await shared.run('run');
     t.equal(code, 0, stderr);
     const name = nameOf(shared);

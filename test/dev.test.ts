@@ -27,7 +27,7 @@ import { requireTool } from './support/tools.ts';
 
 const run = promisify(execFile);
 
-const PROMISE = 'It starts on a machine that has only Node: one command, a real Postgres, no Docker';
+const PROMISE = 'It starts on a machine that has only Node: one command, a real Postgres, no Docker.';
 
 // Each of the three has a folder of its own, and most of their time is waiting.
 t.jobs = 3;

@@ -23,45 +23,49 @@ const KEY_MEMORY_MS = 5_000;
 /** For a machine that does other things as well. */
 const ROOM_MS = 2_000;
 
-t.test('a revoked key is refused on the next request, on every process', { jobs: 2 }, async (t) => {
-  t.test('as is one that was rotated, and changes of scopes and limits count at once', async (t) => {
-    const redis = await startRedis(t);
-    if (!redis) return;
-    const databaseUrl = await createDatabase(t);
-    await noteWrites(databaseUrl);
-    // The last one hears of everything a little later, as if far away: who does not wait for it is found out.
-    const far = await startTcpProxy(t, redis.port);
-    far.delayMs = 30;
-    const world = await startWorld(t, redis, databaseUrl, [
-      {},
-      {},
-      { REDIS_URL: `redis://127.0.0.1:${far.port}` },
-    ]);
-    await changeUnderLoad(t, world, redis);
-    await cutSubscriptions(t, world, redis);
-    await countWrites(t, world);
-  });
+t.test(
+  'A revoked key is refused on the next request, on every process. With Redis away, within 5 s.',
+  { jobs: 2 },
+  async (t) => {
+    t.test('as is one that was rotated, and changes of scopes and limits count at once', async (t) => {
+      const redis = await startRedis(t);
+      if (!redis) return;
+      const databaseUrl = await createDatabase(t);
+      await noteWrites(databaseUrl);
+      // The last one hears of everything a little later, as if far away: who does not wait for it is found out.
+      const far = await startTcpProxy(t, redis.port);
+      far.delayMs = 30;
+      const world = await startWorld(t, redis, databaseUrl, [
+        {},
+        {},
+        { REDIS_URL: `redis://127.0.0.1:${far.port}` },
+      ]);
+      await changeUnderLoad(t, world, redis);
+      await cutSubscriptions(t, world, redis);
+      await countWrites(t, world);
+    });
 
-  t.test('with Redis away, or one process cut off from it, within five seconds', async (t) => {
-    const redis = await startRedis(t);
-    if (!redis) return;
-    const databaseUrl = await createDatabase(t);
-    const proxy = await startTcpProxy(t, redis.port);
-    const coverage = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
-    t.teardown(() => rmSync(coverage, { recursive: true, force: true }));
-    const world = await startWorld(t, redis, databaseUrl, [
-      // Node counts the calls of each function, and writes it down at the end.
-      { RATE_LIMIT_ENABLED: 'false', NODE_V8_COVERAGE: coverage },
-      { DATABASE_URL: await prepareHeldReads(databaseUrl) },
-      { REDIS_URL: `redis://127.0.0.1:${proxy.port}` },
-    ]);
-    await useHotKey(t, world, redis);
-    await holdRead(t, world);
-    await cutOff(t, world, proxy);
-    await takeRedisAway(t, world, redis);
-    await countDigests(t, world, coverage);
-  });
-});
+    t.test('with Redis away, or one process cut off from it, within five seconds', async (t) => {
+      const redis = await startRedis(t);
+      if (!redis) return;
+      const databaseUrl = await createDatabase(t);
+      const proxy = await startTcpProxy(t, redis.port);
+      const coverage = mkdtempSync(join(tmpdir(), 'hardpoint-test-'));
+      t.teardown(() => rmSync(coverage, { recursive: true, force: true }));
+      const world = await startWorld(t, redis, databaseUrl, [
+        // Node counts the calls of each function, and writes it down at the end.
+        { RATE_LIMIT_ENABLED: 'false', NODE_V8_COVERAGE: coverage },
+        { DATABASE_URL: await prepareHeldReads(databaseUrl) },
+        { REDIS_URL: `redis://127.0.0.1:${proxy.port}` },
+      ]);
+      await useHotKey(t, world, redis);
+      await holdRead(t, world);
+      await cutOff(t, world, proxy);
+      await takeRedisAway(t, world, redis);
+      await countDigests(t, world, coverage);
+    });
+  },
+);
 
 interface Key {
   id: string;

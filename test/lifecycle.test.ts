@@ -78,7 +78,7 @@ const hasLine = ({ logs }: { logs: Record<string, unknown>[] }, message: string)
   logs.some((line) => line.message === message);
 
 t.test(
-  'Without Postgres the process lives, cached reads go on, the rest is 503 with `Retry-After`, and it heals.',
+  'Without Postgres (refusing, silent or slow) the process lives, `/health/live` and `/health/serving` stay 200, cached reads of known keys go on at their usual speed, everything else is 503 with `Retry-After` within the pool wait, and it heals by itself.',
   { buffered: true },
   async (t) => {
     const [postgres, redis] = await Promise.all([startPostgres(t), startRedis(t)]);

@@ -79,7 +79,7 @@ const faults: Fault[] = [
 ];
 
 t.test(
-  'whatever happens to Redis, no request fails or waits, and each process keeps to its share',
+  "Without Redis no request fails and no limit disappears: each process holds its share (limit / expected replicas), says so in header, body and metric, and comes back by itself within a second of Redis' return. One slow answer of Redis changes nothing for keys that it did not concern.",
   async (t) => {
     if (!(await startRedis(t))) return;
     const runs: Promise<{ fault: Fault; run: Awaited<ReturnType<typeof runFault>> }>[] = [];
