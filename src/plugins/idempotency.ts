@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { preHandlerHookHandler } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
-import type { IdempotentRequest } from '../stores/idempotency.ts';
+import { IDEMPOTENCY_KEY, type IdempotentRequest } from '../stores/idempotency.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -14,9 +14,6 @@ declare module 'fastify' {
     idempotent?: true | 'sealed';
   }
 }
-
-/** Printable ASCII; long enough for any UUID, short enough for an index. */
-const KEY = /^[\x21-\x7e]{1,255}$/;
 
 /**
  * Reads `Idempotency-Key` and takes the fingerprint of what is asked; the store does the rest. Where a repeat
@@ -41,7 +38,7 @@ export const idempotency = fp(
 const readKey: preHandlerHookHandler = (request, _reply, done) => {
   const key = request.headers['idempotency-key'];
   if (key === undefined || !request.principal) return done();
-  if (typeof key !== 'string' || !KEY.test(key)) {
+  if (typeof key !== 'string' || !IDEMPOTENCY_KEY.test(key)) {
     return done(new AppError('bad_request', 'Idempotency-Key takes 1 to 255 printable ASCII characters'));
   }
   const { tenant, keyId } = request.principal;

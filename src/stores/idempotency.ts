@@ -4,13 +4,16 @@ import { z } from 'zod';
 import type { Db, Tx } from './postgres.ts';
 import { createSealer, type Sealer } from './sealing.ts';
 
+/** Printable ASCII; long enough for any UUID, short enough for an index. */
+export const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
+
 /** The header, for the document; the plugin checks it. */
 export const IdempotencyKeyHeader = z.looseObject({
   'idempotency-key': z
     .string()
-    .max(255)
     .optional()
-    .describe('Any text of your own; the same request with the same key has one effect'),
+    .describe('Any text of your own; the same request with the same key has one effect')
+    .meta({ pattern: IDEMPOTENCY_KEY.source }),
 });
 
 /** What makes a repeated request the same: the client's key, and a digest of all that it asked for. */
