@@ -48,6 +48,7 @@ export async function makeWorld(say: (line: string) => void): Promise<World> {
   const env = {
     DATABASE_URL: postgres.url,
     REDIS_URL: server.url,
+    EXPECTED_REPLICAS: '1',
     API_HOST: '127.0.0.1',
     API_PORT: '0',
     METRICS_PORT: '0',

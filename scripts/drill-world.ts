@@ -98,6 +98,7 @@ export async function buildWorld(
     API_KEY_SECRET: randomBytes(36).toString('base64'),
     SECRET_KEY: randomBytes(36).toString('base64'),
     RATE_LIMIT_PER_MINUTE: '1000000',
+    EXPECTED_REPLICAS: '1',
     CONNECTION_POOL_SIZE: '5',
     POOL_WAIT_TIMEOUT_MS: '1000',
     // What a small or busy machine does to it is not what is drilled.

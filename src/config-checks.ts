@@ -22,6 +22,14 @@ export function findConflicts(values: Partial<Values>, env: Env): Problem[] {
       `is more than RATE_LIMIT_PER_MINUTE, which is ${values.RATE_LIMIT_PER_MINUTE}`,
     );
   }
+  const usesRedis = Boolean(values.REDIS_URL || values.REDIS_CACHE_URL);
+  if (usesRedis && !env['EXPECTED_REPLICAS']) {
+    refuse(
+      'EXPECTED_REPLICAS',
+      'is needed with REDIS_URL: while Redis is away each process admits its share of the limits, and several ' +
+        'that take themselves for the only one would admit the limit each; set how many processes there are at most',
+    );
+  }
   if (values.DATABASE_URL_REPLICA && Number(values.EXPECTED_REPLICAS) > 1 && values.REDIS_URL === '') {
     refuse(
       'REDIS_URL',

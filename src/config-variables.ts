@@ -158,7 +158,7 @@ const rateLimit = {
   EXPECTED_REPLICAS: variable(
     wholeNumber(1, 1000),
     '1',
-    'Processes that serve the API; without Redis each holds its share of the limits.',
+    'Processes that serve the API; without Redis each holds its share of the limits. Required with Redis.',
   ),
 };
 

@@ -19,7 +19,8 @@ const { token } = createToken('live');
 const { token: otherToken } = createToken('live');
 
 function load(env: Env): { config: Config; warnings: string[] } {
-  return loadConfig({ DATABASE_URL, ...env });
+  // What Redis needs beside its URL.
+  return loadConfig({ DATABASE_URL, EXPECTED_REPLICAS: '1', ...env });
 }
 
 /** The message with which the environment is refused; '' when it is accepted. */
@@ -488,6 +489,11 @@ t.test('values that contradict each other are refused', async (t) => {
     ],
     [{ DATABASE_URL_REPLICA: DATABASE_URL, EXPECTED_REPLICAS: '2', REDIS_URL: 'redis://redis' }, ''],
     [{ DATABASE_URL_REPLICA: DATABASE_URL }, ''],
+    ...['REDIS_URL', 'REDIS_CACHE_URL'].map((name): [Env, RegExp] => [
+      { [name]: 'redis://redis', EXPECTED_REPLICAS: '' },
+      /^EXPECTED_REPLICAS is needed with REDIS_URL[^]*how many processes[^]*example: EXPECTED_REPLICAS=/m,
+    ]),
+    [{ EXPECTED_REPLICAS: '' }, ''],
     [{ NODE_TLS_REJECT_UNAUTHORIZED: '0' }, /^NODE_TLS_REJECT_UNAUTHORIZED switches off/m],
     [{ NODE_TLS_REJECT_UNAUTHORIZED: '1' }, ''],
   ];

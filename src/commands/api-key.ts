@@ -77,7 +77,8 @@ async function withAdmin<T>(
   env: NodeJS.ProcessEnv,
   work: (parts: { admin: ApiKeyAdmin; db: Db }) => Promise<T>,
 ): Promise<T> {
-  const { config } = loadConfig(env);
+  // It limits nothing: how many processes share the limits does not matter here.
+  const { config } = loadConfig({ ...env, EXPECTED_REPLICAS: env.EXPECTED_REPLICAS || '1' });
   const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('command') };
   const { replicaUrl: _, migrationUrl: __, ...primary } = config.postgres;
   const db = openPostgres(

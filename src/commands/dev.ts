@@ -21,6 +21,7 @@ const DEFAULTS = {
   LOG_FORMAT: 'pretty',
   DRAIN_DELAY_SECONDS: '0',
   SHUTDOWN_TIMEOUT_SECONDS: '5',
+  EXPECTED_REPLICAS: '1',
 };
 
 /**

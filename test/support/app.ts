@@ -61,6 +61,7 @@ export async function startTestApp(
     METRICS_PORT: '0',
     RATE_LIMIT_PER_MINUTE: '1000000',
     CONNECTION_POOL_SIZE: '5',
+    EXPECTED_REPLICAS: '1',
     // A busy machine is not what most tests are about.
     MAX_EVENT_LOOP_DELAY_MS: '0',
     API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',

@@ -52,6 +52,7 @@ export function spawnService(
     API_KEY_SECRET: 'only-for-tests-8b1f0c6d2e9a4753-51f6',
     RATE_LIMIT_PER_MINUTE: '1000000',
     DRAIN_DELAY_SECONDS: '0',
+    EXPECTED_REPLICAS: '1',
     SHUTDOWN_TIMEOUT_SECONDS: '5',
     // A machine that runs several tests at once is late, and that is no news.
     MAX_EVENT_LOOP_DELAY_MS: '0',
