@@ -154,12 +154,12 @@ export function createMetrics(version: string) {
     }),
     rateLimitFallback: new Counter({
       name: 'rate_limit_fallback_total',
-      help: 'Requests that were limited by the share of this process because Redis was away',
+      help: 'Requests that were limited by the share of this process because Redis did not answer',
       registers,
     }),
     rateLimitLocal: new Gauge({
       name: 'rate_limit_local',
-      help: '1 while limits are kept in this process only, 0 while Redis keeps them',
+      help: '1 when the last request was limited by the share of this process, 0 when by Redis',
       registers,
     }),
     authFailures: new Counter({

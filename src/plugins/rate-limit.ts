@@ -85,7 +85,9 @@ export const rateLimit = fp<RateLimitOptions>(
         reply.header('ratelimit', `"${name}";r=${found.left};t=${seconds}`);
         if (found.admitted) return done();
         metrics.rateLimitHits.inc({ limit: label });
-        const detail = `More than ${found.max} requests in ${windowSeconds} s`;
+        const share =
+          found.max < found.limit ? `, the share of this process of ${found.limit} without Redis` : '';
+        const detail = `More than ${found.max} requests in ${windowSeconds} s${share}`;
         done(new AppError('rate_limited', detail, { retryAfterSeconds: seconds }));
       }
     });

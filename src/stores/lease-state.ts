@@ -36,6 +36,9 @@ export interface Lease {
   /** When it sent the last question that was answered, and the server's clock (µs) some time after that. */
   answeredAt: number;
   serverTime: number;
+  /** A question was not answered: not asked again until `pausedUntil`; the share counts beside since `troubledAt`. */
+  pausedUntil: number;
+  troubledAt: number;
   waiting: Waiter[];
   asking: boolean;
 }
@@ -77,6 +80,8 @@ export function openLease(limit: Limit, now: number): Lease {
     askedAt: now,
     answeredAt: now,
     serverTime: Number.MAX_SAFE_INTEGER / 2,
+    pausedUntil: -Infinity,
+    troubledAt: -Infinity,
     waiting: [],
     asking: false,
   };

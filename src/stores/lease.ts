@@ -31,6 +31,9 @@ const CLOCK_DRIFT = 1.001;
 const BATCHES = 16;
 const LARGEST_BATCH = 1000;
 
+/** Those who waited had little time left for this question: that says nothing of Redis, whose answer still counts. */
+export class TooLate extends Error {}
+
 export function createLeases(options: {
   run: RunScript;
   commandTimeoutMs: number;
@@ -51,7 +54,8 @@ export function createLeases(options: {
       lease.waiting = lease.waiting.filter((waiter) => waiter.cost !== cost);
       try {
         const leftMs = Math.max(1, since + commandTimeoutMs - performance.now());
-        await within(leftMs, askTwice(lease, cost, served.length * cost));
+        const work = askTwice(lease, cost, served.length * cost);
+        await within(leftMs, work, leftMs < commandTimeoutMs / 2 ? new TooLate() : undefined);
         // Those who came meanwhile look, too: they may know enough by now.
         for (const { resolve } of [...served, ...lease.waiting.splice(0)]) resolve();
       } catch (error) {

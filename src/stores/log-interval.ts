@@ -1,8 +1,8 @@
 import type { Logger } from 'pino';
 
-const INTERVAL_MS = 10_000;
+const INTERVAL_MS = 60_000;
 
-/** Warns at most once in ten seconds: what fails for every request would flood the log. */
+/** Warns at most once a minute: what fails for every request would flood the log. */
 export function createIntervalWarning(
   log: Logger,
 ): (fields: Record<string, unknown>, message: string) => void {

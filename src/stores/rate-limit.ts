@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { inTime } from '../in-time.ts';
 import type { Metrics } from '../metrics.ts';
 import { changeLimit, openLease, recordUse, type Lease } from './lease-state.ts';
-import { createLeases, type RunScript } from './lease.ts';
+import { createLeases, TooLate, type RunScript } from './lease.ts';
 import { createLocalShare } from './local-share.ts';
 
 export interface RateLimiterOptions {
@@ -23,8 +23,11 @@ export interface Verdict {
   admitted: boolean;
   /** Which of the leases that were passed it tells of. */
   index: number;
-  /** The limit, and what is left of it as far as this process knows; 0 when refused. */
+  /** The limit that is meant, and the one that decided: where that is the share of this process, it is less. */
+  limit: number;
   max: number;
+  byShare: boolean;
+  /** What is left as far as this process knows; 0 when refused. */
   left: number;
   /** Until the moment at which a refused request would be admitted, or at which more is left. */
   resetMs: number;
@@ -41,36 +44,48 @@ const CLOSE_TIMEOUT_MS = 500;
  */
 export function createRateLimiter(options: RateLimiterOptions) {
   const { run, commandTimeoutMs, now = () => performance.now() } = options;
-  const { rateLimitFallback } = options.metrics;
+  const { rateLimitFallback, rateLimitLocal } = options.metrics;
   const share = createLocalShare({ ...options, shared: run !== undefined, now });
   const leases = run && createLeases({ run, commandTimeoutMs, now, mostFor, onLoss: share.onLoss });
   const subjects: LRUCache<string, Lease>[] = [];
+  let shownLocal: boolean | undefined;
+  showLocal(run === undefined);
 
   function mostFor(lease: Lease): number {
     const at = now();
-    return share.counts(lease.limit, at) ? share.rest(lease, at) : Infinity;
+    return share.counts(lease, at) ? share.rest(lease, at) : Infinity;
   }
 
-  /** 0: it can be paid; undefined when Redis has to be asked. */
-  function refusedMs(lease: Lease, cost: number, at: number): number | undefined {
-    const byShare = share.counts(lease.limit, at) ? share.refusedMs(lease, cost, at) : 0;
-    if (!leases || share.isAlone(at)) return byShare;
-    const byLease = leases.refusedMs(lease, cost, at);
-    return byShare > 0 ? Math.max(byShare, byLease ?? 0) : byLease;
+  /** Of a refused request `resetMs` is above 0; undefined when Redis has to be asked, which nobody does who is `late`. */
+  function look(lease: Lease, cost: number, at: number, late: boolean) {
+    const byLease = leases?.refusedMs(lease, cost, at);
+    const held = share.counts(lease, at);
+    const alone =
+      byLease === undefined ? late || share.isPaused(lease, at) : held && share.isPaused(lease, at);
+    const byShare = held || alone ? share.refusedMs(lease, cost, at) : 0;
+    if (alone) return { resetMs: byShare, alone, byShare: true };
+    if (byShare > 0)
+      return { resetMs: Math.max(byShare, byLease ?? 0), alone, byShare: byShare >= (byLease ?? 0) };
+    return byLease === undefined ? undefined : { resetMs: byLease, alone, byShare: false };
   }
 
   /** Pays for all or for none; undefined when Redis has to be asked first. */
-  function decide(open: Lease[], wanted: number, at: number): Verdict | undefined {
+  function decide(open: Lease[], wanted: number, at: number, late = false): Verdict | undefined {
     let refused: Verdict | undefined;
+    let fellBack = false;
     for (const [index, lease] of open.entries()) {
-      const { max } = lease.limit;
-      const resetMs = refusedMs(lease, Math.min(wanted, max), at);
-      if (resetMs === undefined) return undefined;
-      if (resetMs > (refused?.resetMs ?? 0)) refused = { admitted: false, index, max, left: 0, resetMs };
+      const looked = look(lease, Math.min(wanted, lease.limit.max), at, late);
+      if (looked === undefined) return undefined;
+      fellBack ||= looked.alone;
+      const { resetMs, byShare } = looked;
+      if (resetMs > (refused?.resetMs ?? 0))
+        refused = { admitted: false, index, ...limitsOf(lease, byShare), left: 0, resetMs };
     }
-    if (run && share.isAlone(at)) rateLimitFallback.inc();
+    if (run && fellBack) rateLimitFallback.inc();
     for (const lease of open) lease.demand += wanted;
-    return refused ?? payAll(open, wanted, at);
+    const verdict = refused ?? payAll(open, wanted, at);
+    showLocal(verdict.byShare);
+    return verdict;
   }
 
   function payAll(open: Lease[], wanted: number, at: number): Verdict {
@@ -78,33 +93,43 @@ export function createRateLimiter(options: RateLimiterOptions) {
     for (const [index, lease] of open.entries()) {
       const { max, windowMs } = lease.limit;
       const cost = Math.min(wanted, max);
-      if (leases && !share.isAlone(at)) leases.pay(lease, cost, at);
+      const leased = leases !== undefined && leases.refusedMs(lease, cost, at) === 0;
+      if (leased) leases.pay(lease, cost, at);
       else recordUse(lease, cost, at);
-      const left = leftOf(lease, at);
+      const inRedis = leased ? lease.tokens + lease.left : Infinity;
+      const inShare = !leased || share.counts(lease, at) ? share.rest(lease, at) : Infinity;
+      const left = Math.min(inRedis, inShare);
       const resetMs = (lease.used[0]?.to ?? at) + windowMs - at;
-      if (!closest || left < closest.left) closest = { admitted: true, index, max, left, resetMs };
+      if (!closest || left < closest.left)
+        closest = { admitted: true, index, ...limitsOf(lease, inShare <= inRedis), left, resetMs };
     }
     return closest as Verdict;
   }
 
-  function leftOf(lease: Lease, at: number): number {
-    if (share.isAlone(at)) return share.rest(lease, at);
-    return Math.min(lease.tokens + lease.left, mostFor(lease));
+  function limitsOf({ limit }: Lease, byShare: boolean) {
+    return { limit: limit.max, max: byShare ? share.of(limit) : limit.max, byShare };
+  }
+
+  function showLocal(local: boolean): void {
+    if (local !== shownLocal) rateLimitLocal.set(local ? 1 : 0);
+    shownLocal = local;
   }
 
   async function askAndDecide(open: Lease[], wanted: number): Promise<Verdict> {
     const since = performance.now();
     for (;;) {
-      const questions = open.flatMap((lease) => ask(lease, Math.min(wanted, lease.limit.max), since));
-      await Promise.all(questions).then(share.onAnswer, share.onFailure);
-      const verdict = decide(open, wanted, now());
+      await Promise.all(open.map((lease) => ask(lease, Math.min(wanted, lease.limit.max), since)));
+      const late = performance.now() - since >= commandTimeoutMs;
+      const verdict = decide(open, wanted, now(), late);
       if (verdict) return verdict;
     }
   }
 
-  function ask(lease: Lease, cost: number, since: number): Promise<void>[] {
-    const mustAsk = leases && refusedMs(lease, cost, now()) === undefined;
-    return mustAsk ? [leases.refill(lease, cost, since)] : [];
+  async function ask(lease: Lease, cost: number, since: number): Promise<void> {
+    if (!leases || look(lease, cost, now(), false) !== undefined) return;
+    await leases.refill(lease, cost, since).then(share.onAnswer, (error: Error) => {
+      if (!(error instanceof TooLate)) share.onFailure(error, lease);
+    });
   }
 
   return {

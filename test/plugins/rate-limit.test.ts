@@ -269,25 +269,61 @@ t.test('without Redis no request fails and no limit disappears, and it comes bac
     t.equal(await app.metric('rate_limit_fallback_total'), 50);
   }
   const refused = await first.request('GET', ANYWHERE, { token });
-  t.equal(refused.headers['ratelimit-policy'], '"minute";q=20;w=60');
+  t.equal(refused.headers['ratelimit-policy'], '"minute";q=10;w=60', 'the limit that decided');
+  t.match(refused.json, {
+    detail: 'More than 10 requests in 60 s, the share of this process of 20 without Redis',
+  });
   t.equal(refused.headers['retry-after'], String(readLimit(refused).resetSeconds));
   const lines = first.logs.filter(({ message }) => message === 'Redis is away: limits are kept per process');
   t.equal(lines.length, 1, 'one line an interval');
 
   await redis.start();
-  await until('the first has it again', async () => {
-    await first.request('GET', ANYWHERE, { token: (await first.issueKey()).token });
-    return (await first.metric('rate_limit_local')) === 0;
-  });
-  await until('the second has it again', async () => {
-    await second.request('GET', ANYWHERE, { token: (await second.issueKey()).token });
-    return (await second.metric('rate_limit_local')) === 0;
-  });
+  for (const app of [first, second]) await until('it asks Redis again', () => asksRedis(app));
   const { token: fresh } = await first.issueKey();
   const counts = await Promise.all(
     [first, second].map(({ request }) => statusesOf(20, () => request('GET', ANYWHERE, { token: fresh }))),
   );
   t.equal((counts[0]?.[LET_IN] ?? 0) + (counts[1]?.[LET_IN] ?? 0), 20, 'together again');
+});
+
+t.test('one slow answer of Redis changes nothing for keys that it did not concern', async (t) => {
+  const redis = await startRedis(t);
+  if (!redis) return;
+  const [app] = (await startApps(t, 1, {
+    REDIS_URL: redis.url,
+    RATE_LIMIT_PER_MINUTE: '100',
+    EXPECTED_REPLICAS: '10',
+    REDIS_COMMAND_TIMEOUT_MS: '500',
+  })) as [TestApp];
+  const admin = new Redis(redis.url);
+  t.teardown(() => admin.disconnect());
+  const [{ token: late }, { token: other }] = [await app.issueKey(), await app.issueKey()];
+  const ask = (token: string) => app.request('GET', ANYWHERE, { token });
+  t.equal((await ask(other)).headers['ratelimit-policy'], '"minute";q=100;w=60');
+
+  await admin.client('PAUSE', 900);
+  const slow = await ask(late);
+  t.equal(slow.status, LET_IN);
+  t.equal(slow.headers['ratelimit-policy'], '"minute";q=10;w=60', 'the share decided');
+  t.equal(await app.metric('rate_limit_local'), 1);
+  t.equal(await app.metric('rate_limit_fallback_total'), 1);
+  await admin.ping();
+
+  t.same(await statusesOf(120, () => ask(other)), { [LET_IN]: 99, 429: 21 });
+  const refused = await ask(other);
+  t.equal(refused.headers['ratelimit-policy'], '"minute";q=100;w=60');
+  t.match(refused.json, { detail: 'More than 100 requests in 60 s' });
+  t.equal(await app.metric('rate_limit_local'), 0);
+  t.equal(await app.metric('rate_limit_fallback_total'), 1);
+
+  const counts = await statusesOf(20, () => ask(late));
+  t.same(counts, { [LET_IN]: 9, 429: 11 }, 'the share, for a window, of the key that was not answered');
+  const held = await ask(late);
+  t.equal(held.headers['ratelimit-policy'], '"minute";q=10;w=60');
+  t.match(held.json, {
+    detail: 'More than 10 requests in 60 s, the share of this process of 100 without Redis',
+  });
+  t.equal(await app.metric('rate_limit_local'), 1);
 });
 
 t.test('a frozen Redis delays a request by its timeout at most, and fails none', async (t) => {
@@ -320,10 +356,7 @@ t.test('a frozen Redis delays a request by its timeout at most, and fails none',
   t.ok(slowest < COMMAND_TIMEOUT_MS + SLACK_MS, `the slowest took ${slowest} ms`);
   const waited = answers.filter(({ ms }) => ms > COMMAND_TIMEOUT_MS / 2).length;
   t.ok(waited < answers.length / 2, `${waited} of ${answers.length} waited`);
-  await until('Redis is back', async () => {
-    await timed();
-    return (await app.metric('rate_limit_local')) === 0;
-  });
+  await until('Redis is back', () => asksRedis(app));
 });
 
 t.test('a process that has no Redis keeps its share, and says so when it starts', async (t) => {
@@ -354,6 +387,13 @@ async function startApps(t: Test, count: number, env: Record<string, string>): P
     apps.push(app);
   }
   return apps;
+}
+
+/** Whether a request is decided with Redis; the share may count, too, for a window after an outage. */
+async function asksRedis({ request, issueKey, metric }: TestApp): Promise<boolean> {
+  const fellBack = await metric('rate_limit_fallback_total');
+  await request('GET', ANYWHERE, { token: (await issueKey()).token });
+  return (await metric('rate_limit_fallback_total')) === fellBack;
 }
 
 async function connected({ metric }: TestApp): Promise<void> {
