@@ -1,3 +1,4 @@
+import { format } from 'node:util';
 import closeWithGrace from 'close-with-grace';
 import { buildApp } from './app.ts';
 import { ConfigError, loadConfig } from './config.ts';
@@ -31,6 +32,9 @@ async function start(): Promise<void> {
   });
   const log = createLog(config.log, output);
   process.once('exit', () => output.end());
+  // Libraries print some warnings as text, which nobody could read among lines of JSON.
+  console.warn = (...args) => log.warn(format(...args));
+  console.error = (...args) => log.error(format(...args));
   for (const warning of warnings) log.warn(warning);
   const lifecycle = createLifecycle();
   // Loaded only when it is wanted: dozens of modules.

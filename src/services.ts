@@ -108,7 +108,8 @@ export function openServices(
       redisState: () => {
         const handles = [redis, cacheRedis].filter((handle) => handle !== undefined);
         if (handles.length === 0) return 'none' as const;
-        return handles.every((handle) => handle.ready()) ? ('connected' as const) : ('disconnected' as const);
+        const states = handles.map((handle) => handle.state());
+        return (['disconnected', 'degraded'] as const).find((state) => states.includes(state)) ?? 'connected';
       },
     },
     /** Resolves when every Redis can be used, or after a second: who begins without it begins with a share. */

@@ -1,6 +1,7 @@
 import fp from 'fastify-plugin';
 import { z } from 'zod';
 import type { Lifecycle } from '../lifecycle.ts';
+import { REDIS_STATES } from '../stores/status.ts';
 
 export interface HealthOptions {
   lifecycle: Lifecycle;
@@ -10,8 +11,11 @@ export interface HealthOptions {
   redisState: () => RedisState;
 }
 
-/** `none`: not configured, limits and cache live in this process; `disconnected`: they do so until it is back. */
-export type RedisState = 'connected' | 'disconnected' | 'none';
+/**
+ * `none`: not configured, limits and cache live in this process; `disconnected`, or `degraded` where it takes no
+ * writes: they do so until it is back.
+ */
+export type RedisState = (typeof REDIS_STATES)[number];
 
 interface DatabaseState {
   database: 'connected' | 'disconnected';
@@ -24,7 +28,7 @@ const NOT_READY = 503;
 
 const parts = {
   database: z.enum(['connected', 'disconnected']),
-  redis: z.enum(['connected', 'disconnected', 'none']),
+  redis: z.enum(REDIS_STATES),
 };
 
 const LIVE = probe('getLiveness', 'Whether the process runs', {
@@ -103,14 +107,14 @@ export const health = fp<HealthOptions>(
       const state = await database();
       if (state.database === 'disconnected')
         return reply.code(NOT_READY).send({ status: 'unavailable', ...state });
-      return { status: redisState() === 'disconnected' ? 'degraded' : 'ok', ...state, redis: redisState() };
+      return { status: isAway(redisState()) ? 'degraded' : 'ok', ...state, redis: redisState() };
     });
 
     app.get('/health', HEALTH, async (_request, reply) => {
       reply.header('cache-control', 'no-store');
       const state = await database();
       const down = state.database === 'disconnected';
-      const degraded = redisState() === 'disconnected';
+      const degraded = isAway(redisState());
       const status = lifecycle.draining ? 'draining' : down ? 'unhealthy' : degraded ? 'degraded' : 'healthy';
       return reply
         .code(down ? NOT_READY : OK)
@@ -119,6 +123,10 @@ export const health = fp<HealthOptions>(
   },
   { name: 'health' },
 );
+
+function isAway(state: RedisState): boolean {
+  return state === 'disconnected' || state === 'degraded';
+}
 
 /** Asked by machines every few seconds: no key, no limit, no log line. */
 function probe(operationId: string, summary: string, response: Record<number, z.ZodType>) {

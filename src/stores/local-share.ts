@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Lease, Limit } from './lease-state.ts';
 import { createIntervalWarning } from './log-interval.ts';
+import { explainFailure } from './redis-problems.ts';
 
 export interface LocalShareOptions {
   /** False: there is no Redis, and this process is alone for ever. */
@@ -49,7 +50,11 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
         if (lease.askedAt > silentSince) pausedUntil = until;
         silentSince = Math.min(silentSince, at);
       }
-      if (at < pausedUntil) warn({ reason: error.message }, 'Redis is away: limits are kept per process');
+      if (at < pausedUntil)
+        warn(
+          { reason: error.message, mend: explainFailure(error) },
+          'Redis is away: limits are kept per process',
+        );
       else
         warn({ reason: error.message }, 'Redis was late: limits are kept per process for what it was asked');
     },

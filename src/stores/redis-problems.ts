@@ -56,6 +56,9 @@ function hasLimit(info: ServerInfo): boolean {
   return Number(info.get('maxmemory') ?? 0) > 0;
 }
 
+/** Errors of a server that answers, and takes no writes. */
+export const REFUSES_WRITES = /\b(OOM|MISCONF|READONLY|NOREPLICAS)\b/;
+
 const FAILURES: { pattern: RegExp; mend: string }[] = [
   {
     pattern: /sentinel: .*(WRONGPASS|NOAUTH|invalid password|invalid username)/i,
@@ -64,6 +67,22 @@ const FAILURES: { pattern: RegExp; mend: string }[] = [
   {
     pattern: /WRONGPASS|NOAUTH|invalid password|invalid username/i,
     mend: 'The user or the password in the URL is wrong.',
+  },
+  {
+    pattern: /\bOOM /,
+    mend: 'The server is full: raise maxmemory, or give the cache a server of its own with allkeys-lru.',
+  },
+  {
+    pattern: /\bMISCONF /,
+    mend: 'The server cannot save to its disk and refuses writes: free the disk, and see the log of Redis.',
+  },
+  {
+    pattern: /\bREADONLY /,
+    mend: 'The server is a replica, which takes no writes: write its primary in the URL, or finish the failover.',
+  },
+  {
+    pattern: /\bNOREPLICAS /,
+    mend: 'The server has fewer replicas than min-replicas-to-write asks for: bring them back.',
   },
   {
     pattern: /NOPERM/,

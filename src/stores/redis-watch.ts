@@ -3,42 +3,47 @@ import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import { createIntervalWarning } from './log-interval.ts';
 import type { RedisConnection } from './redis-connection.ts';
-import { explainFailure } from './redis-problems.ts';
+import { explainFailure, REFUSES_WRITES } from './redis-problems.ts';
 import { createServerCheck } from './redis-servers.ts';
 import type { RedisTarget } from './redis-url.ts';
-import type { RedisRole } from './redis.ts';
+import type { RedisRole, RedisState } from './redis.ts';
 
 const REPEAT_AFTER_MS = 60_000;
-/** Of the lines that say that it is ready, in REPEAT_AFTER_MS. */
-const COMINGS_MAX = 5;
+/** Whether it takes writes is asked by whoever wants to know, at most so often. */
+const PROBE_AFTER_MS = 1_000;
+/** Never left behind: it ends by itself. */
+const PROBE_KEY = 'hp:probe';
 /** What ioredis says of a connection whose own error was told before, or went elsewhere. */
 const SAYS_NOTHING = /^(Failed to refresh slots cache|Connection is closed)/;
 
 /**
- * Keeps `redis_up` true to the state and tells each change of state, each new reason that a person can
- * mend, and once a minute that it lasts: an outage is a line a minute, not one for every attempt.
+ * Keeps `redis_up` true to the state, and tells a loss, and each reason that a person can mend, at most once
+ * a minute: neither an outage nor a connection that comes and goes fills the log.
  */
 export function watchConnection(
   connection: RedisConnection,
   target: RedisTarget,
   role: RedisRole,
   { log, metrics }: { log: Logger; metrics: Metrics },
-): { stop(): void } {
+): { stop(): void; state(): RedisState } {
   const client: EventEmitter = connection.client;
   const warnOfNode = createIntervalWarning(log);
   const checkServers = createServerCheck(role, target.topology, log);
   let stopped = false;
   metrics.redisConfigured.set({ role }, 1);
-  let told = { reason: '', atMs: -Infinity };
-  let comings: number[] = [];
+  /** When each way to mend it was told last; '' where there is none. */
+  const toldAt = new Map<string, number>();
+  let readyBefore = false;
+  let lossTold = true;
+  let probedAt = -Infinity;
+  let refusesWrites = false;
 
   connection.onReady(() => {
     metrics.redisUp.set({ role }, 1);
+    readyBefore = true;
     void checkServers(connection.servers());
-    comings = [...comings.filter((atMs) => performance.now() - atMs < REPEAT_AFTER_MS), performance.now()];
-    if (comings.length > COMINGS_MAX) return;
-    told = { reason: '', atMs: -Infinity };
-    log.info('Redis is ready');
+    if (lossTold) log.info('Redis is ready');
+    lossTold = false;
   });
 
   client.on('close', () => {
@@ -61,24 +66,47 @@ export function watchConnection(
     if (connection.ready()) warnOfNode({ node, reason, mend }, 'A node of the Redis cluster cannot be used');
   });
 
-  function tell(error: Error): void {
+  function tell(error: Error, message = 'Redis cannot be used, going on without it'): void {
     const { reason, mend } = describe(error);
-    const repeated = reason === told.reason || (told.reason !== '' && mend === undefined);
-    if (repeated && performance.now() - told.atMs < REPEAT_AFTER_MS) return;
-    told = { reason, atMs: performance.now() };
-    log.warn({ reason, mend }, 'Redis cannot be used, going on without it');
+    const now = performance.now();
+    const isTold = (cause: string) => now - (toldAt.get(cause) ?? -Infinity) < REPEAT_AFTER_MS;
+    // What a person cannot mend follows from what was told, as far as one knows.
+    if (mend === undefined ? [...toldAt.keys()].some(isTold) : isTold(mend)) return;
+    toldAt.set(mend ?? '', now);
+    lossTold = true;
+    log.warn({ reason, mend }, message);
+  }
+
+  /** A server that is full, cannot save or is a replica answers, and takes nothing. */
+  async function probe(): Promise<void> {
+    probedAt = performance.now();
+    try {
+      await connection.client.set(PROBE_KEY, '', 'PX', 1);
+      refusesWrites = false;
+    } catch (error) {
+      refusesWrites = REFUSES_WRITES.test((error as Error).message);
+      if (refusesWrites) tell(error as Error, 'Redis takes no writes, going on without it');
+    }
   }
 
   function describe(error: Error) {
     const secrets = [target.password, target.sentinel.password].filter((secret) => secret !== '');
     const text = error.message || String((error as NodeJS.ErrnoException).code);
     const reason = secrets.reduce((shown, secret) => shown.replaceAll(secret, '***'), text);
-    return { reason, mend: explainFailure(error) };
+    // Once it was ready, a reset says nothing of how the URL is written.
+    const mend = readyBefore && /ECONNRESET|EPIPE/.test(`${(error as NodeJS.ErrnoException).code} ${text}`);
+    return { reason, mend: mend ? undefined : explainFailure(error) };
   }
 
   return {
     stop() {
       stopped = true;
+    },
+
+    state() {
+      if (!connection.ready()) return 'disconnected';
+      if (performance.now() - probedAt > PROBE_AFTER_MS) void probe();
+      return refusesWrites ? 'degraded' : 'connected';
     },
   };
 }

@@ -19,6 +19,9 @@ export interface RedisSettings {
   role: RedisRole;
 }
 
+/** `degraded`: it answers, and takes no writes. */
+export type RedisState = 'connected' | 'degraded' | 'disconnected';
+
 export type RedisHandle = ReturnType<typeof openRedis>;
 
 const CLOSE_TIMEOUT_MS = 500;
@@ -59,6 +62,8 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
     client,
     /** False: a command would fail, do not try. Of a cluster a part may fail while it is true. */
     ready,
+    /** As far as the last second knows. */
+    state: watch.state,
     /** Called each time that it becomes ready. */
     onReady,
 

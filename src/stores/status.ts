@@ -23,7 +23,7 @@ export interface Status {
   rateLimit: RateLimitMode;
 }
 
-export const REDIS_STATES = ['connected', 'disconnected', 'none'] as const;
+export const REDIS_STATES = ['connected', 'degraded', 'disconnected', 'none'] as const;
 type RedisState = (typeof REDIS_STATES)[number];
 
 /** `fallback`: Redis is away and each process admits its share. `local`: there is no Redis. */
@@ -34,7 +34,7 @@ export interface StatusOptions {
   db: Db;
   /** Undefined when there is no replica that could lag. */
   replica: ReplicaReader | undefined;
-  redis: Record<keyof Status['redis'], { ready(): boolean } | undefined>;
+  redis: Record<keyof Status['redis'], { state(): RedisState } | undefined>;
   cacheEnabled: boolean;
   rateLimitEnabled: boolean;
   metrics: Metrics;
@@ -108,8 +108,7 @@ export function startStatus(options: StatusOptions) {
     return values[0]?.value === 1 ? 'fallback' : 'redis';
   }
 
-  function stateOf(handle: { ready(): boolean } | undefined): RedisState {
-    if (!handle) return 'none';
-    return handle.ready() ? 'connected' : 'disconnected';
+  function stateOf(handle: { state(): RedisState } | undefined): RedisState {
+    return handle?.state() ?? 'none';
   }
 }

@@ -1,5 +1,6 @@
 import * as fc from 'fast-check';
 import { env } from 'node:process';
+import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { changeLimit, openLease } from '../../src/stores/lease-state.ts';
 import { createLeases } from '../../src/stores/lease.ts';
@@ -261,6 +262,35 @@ t.test('who comes again at the moment that was named is admitted', async (t) => 
       }
     }
   });
+});
+
+t.test('a question that got little of the time of those who waited says nothing of Redis', async (t) => {
+  const redis = await openRedis(t);
+  if (!redis) return;
+  await redis.reset();
+  let link: Link = 'slow';
+  let fellBack = 0;
+  const limiter = createLimiter(
+    redis,
+    10,
+    () => link,
+    () => (fellBack += 1),
+  );
+  const open = limiter.rule('minute', WINDOW_MS);
+  const ask = async (cost: number) => limiter.take([open('key', 100)], cost);
+  const [first, second] = [ask(1), ask(2)];
+  await delay(0.8 * COMMAND_TIMEOUT_MS);
+  await redis.settle();
+  redis.advance(1);
+  t.notOk((await first).byShare);
+  t.ok((await second).byShare, 'it does not wait for longer than a command may take');
+  t.equal(fellBack, 1);
+  link = 'up';
+  await redis.settle();
+  redis.advance(1);
+  const next = await ask(50);
+  t.ok(next.admitted && !next.byShare, 'more than the share, from Redis');
+  t.equal(fellBack, 1);
 });
 
 t.test('a token that is used at the end of its lease counts for a whole window from then on', async (t) => {

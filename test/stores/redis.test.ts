@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
 import type { EventEmitter } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createServer, type AddressInfo, type Server } from 'node:net';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { connect, createServer, type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createServer as createTlsServer } from 'node:tls';
-import type { Redis } from 'ioredis';
+import { Redis } from 'ioredis';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
 import { createMetrics } from '../../src/metrics.ts';
@@ -16,7 +16,9 @@ import { parseInfo } from '../../src/stores/redis-servers.ts';
 import { parseRedisUrl } from '../../src/stores/redis-url.ts';
 import { openRedis, type RedisRole } from '../../src/stores/redis.ts';
 import { startTestApp } from '../support/app.ts';
+import { createDatabase } from '../support/postgres.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
+import { spawnService } from '../support/service.ts';
 import { startStopwatch } from '../support/stopwatch.ts';
 import { requireTool } from '../support/tools.ts';
 import { until as waitUntil } from '../support/until.ts';
@@ -99,7 +101,7 @@ t.test('Redis that is away at the start, or goes and returns, heals without a re
   t.notOk(await isUp());
   await delay(600);
   const warnings = lines.filter(({ message }) => message?.includes('cannot be used'));
-  t.ok(warnings.length >= 2 && warnings.length <= 4, `${warnings.length} lines for two outages`);
+  t.equal(warnings.length, 1, 'one line a minute for two outages of one cause');
 
   await server.start();
   await until(() => redis.ready());
@@ -136,7 +138,100 @@ t.test('a connection that comes and goes does not fill the log', async (t) => {
   await until(isUp);
 
   t.equal(lines.filter(({ mend }) => mend?.includes('noeviction')).length, 1);
-  t.ok(lines.length <= 13, `${lines.length} lines`);
+  t.ok(lines.length <= 4, `${lines.length} lines`);
+});
+
+t.test('connections that are reset again and again are one line, which does not blame TLS', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  let resets = 0;
+  const port = await listen(
+    t,
+    createServer((socket) => {
+      const upstream = connect(server.port, '127.0.0.1');
+      socket.on('error', () => upstream.destroy()).pipe(upstream);
+      upstream.on('error', () => undefined).pipe(socket);
+      setTimeout(() => socket.resetAndDestroy(), 100);
+      resets += 1;
+    }),
+  );
+  const { logs, request, issueKey } = await startTestApp(t, { REDIS_URL: `redis://127.0.0.1:${port}` });
+  const { token } = await issueKey();
+  await until(async () => {
+    await request('GET', '/v1/nowhere', { token });
+    return resets > 40;
+  });
+
+  const lines = logs.filter(({ level }) => level === 'warn' || level === 'error');
+  t.ok(lines.length <= 12, `${lines.length} lines: ${lines.map(({ message }) => message).join('; ')}`);
+  t.notMatch(JSON.stringify(lines), /TLS/);
+});
+
+t.test('a server that takes no writes is degraded, and the log says what to do', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'hardpoint-redis-'));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  const server = await startRedis(t, { args: ['--dir', dir] });
+  if (!server) return;
+  const admin = new Redis(server.url);
+  t.teardown(() => admin.disconnect());
+  const { services, logs, request } = await startTestApp(t, { REDIS_URL: server.url });
+  const state = () => services.health.redisState();
+  await until(() => state() === 'connected');
+  const cases: { mend: RegExp; happen: () => Promise<unknown>; heal: () => Promise<unknown> }[] = [
+    {
+      mend: /is full: raise maxmemory/,
+      happen: () => admin.config('SET', 'maxmemory', '1'),
+      heal: () => admin.config('SET', 'maxmemory', '0'),
+    },
+    {
+      mend: /cannot save to its disk/,
+      happen: async () => {
+        // Where its dump shall go there is a folder: it cannot save.
+        mkdirSync(join(dir, 'dump.rdb', 'taken'), { recursive: true });
+        await admin.config('SET', 'save', '3600 1');
+        await admin.bgsave();
+      },
+      heal: () => admin.config('SET', 'save', ''),
+    },
+    {
+      mend: /fewer replicas than/,
+      happen: () => admin.config('SET', 'min-replicas-to-write', '1'),
+      heal: () => admin.config('SET', 'min-replicas-to-write', '0'),
+    },
+    {
+      mend: /is a replica/,
+      happen: () => admin.replicaof('127.0.0.1', '1'),
+      heal: () => admin.replicaof('NO', 'ONE'),
+    },
+  ];
+  for (const { mend, happen, heal } of cases) {
+    await happen();
+    await until(() => state() === 'degraded');
+    const { json } = await request('GET', '/health');
+    t.equal(json.status, 'degraded', `${mend}`);
+    t.not(json.redis, 'connected');
+    const { redis } = await services.status.read();
+    t.notMatch(redis, { limits: 'connected' });
+    await until(() => logs.some((line) => mend.test(String(line.mend))));
+    await heal();
+    await until(() => state() === 'connected');
+  }
+});
+
+t.test('a user that may not ask for INFO is served, and nothing is printed but JSON', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const admin = new Redis(server.url);
+  t.teardown(() => admin.disconnect());
+  await admin.call('ACL', 'SETUSER', 'app', 'on', '>secret', '~*', '&*', '+@all', '-info');
+  const service = spawnService(t, {
+    DATABASE_URL: await createDatabase(t),
+    REDIS_URL: `redis://app:secret@127.0.0.1:${server.port}`,
+  });
+
+  await until(() => service.logs.some(({ message }) => message === 'Redis is ready'));
+  await until(() => service.logs.some(({ message }) => String(message).includes('INFO')));
+  t.equal(service.stderr(), '');
 });
 
 t.test('Redis that hangs costs one command timeout, then nothing, and comes back', async (t) => {
