@@ -84,7 +84,9 @@ async function start(): Promise<void> {
   await redisReady;
   const { host, port, metricsEnabled, metricsHost, metricsPort } = config.http;
   const url = await app.listen({ host, port });
-  const metricsUrl = metricsEnabled ? await internal.listen({ host: metricsHost, port: metricsPort }) : undefined;
+  const metricsUrl = metricsEnabled
+    ? await internal.listen({ host: metricsHost, port: metricsPort })
+    : undefined;
   log.info({ version, url, metrics_url: metricsUrl, redis: services.health.redisState() }, 'listening');
   process.send?.({ type: 'listening', url, metricsUrl });
   void seedKeys(config.auth.bootstrapKeys, services.admin, log);
