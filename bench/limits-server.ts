@@ -50,7 +50,7 @@ if (BENCH_STORE === 'ours') {
   app.decorateRequest('principal', null);
   app.addHook('onRequest', (request, _reply, done) => {
     const keyId = keyOf(request);
-    request.principal = { keyId, tenant: keyId, scopes: new Set(), limitPerMinute: null };
+    request.principal = { keyId, tenant: keyId, scopes: new Set(), limitPerMinute: null, endsAt: Infinity };
     done();
   });
   await app.register(rateLimit, {

@@ -29,6 +29,7 @@ const ANONYMOUS: Principal = {
   tenant: 'public',
   scopes: new Set(['*']),
   limitPerMinute: null,
+  endsAt: Infinity,
 };
 
 const REDIS_PATIENCE_MS = 1_000;

@@ -136,14 +136,19 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
       return write(tenant, id, actor, changed);
     },
 
-    /** Final, and the same when it is repeated. */
-    async revoke(tenant: string, id: string, actor: Actor): Promise<Written<void>> {
+    /** Final, and the same when it is repeated. `check` throws when the actor may not end this key. */
+    async revoke(
+      tenant: string,
+      id: string,
+      actor: Actor,
+      check?: (current: ApiKey) => void,
+    ): Promise<Written<void>> {
       const revoked = db.transaction(async (tx) => {
-        if (await apiKeyChangeSql.revoke(tx, tenant, id)) {
+        const current = await apiKeySql.lock(tx, tenant, id);
+        if (!current) throw new AppError('not_found', 'There is no such key');
+        check?.(current);
+        if (await apiKeyChangeSql.revoke(tx, tenant, id))
           await audit(tx, tenant, id, actor, 'api_key.revoked', {});
-        } else if (!(await apiKeySql.find(tx, tenant, id))) {
-          throw new AppError('not_found', 'There is no such key');
-        }
       });
       return write(tenant, id, actor, revoked);
     },

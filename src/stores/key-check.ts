@@ -7,8 +7,6 @@ export interface CheckedKey {
   verdict: Verdict;
   /** Undefined for what cannot be a key of this environment: that cost no query and is known again for nothing. */
   id?: string;
-  /** Moment in ms at which a good key ends by itself. */
-  endsAt: number;
 }
 
 /** What Postgres says of a presented key at this moment. Throws `unavailable` when it says nothing. */
@@ -18,10 +16,10 @@ export async function checkKey(
   token: string,
 ): Promise<CheckedKey> {
   const parsed = parseToken(token);
-  if (parsed?.environment !== keyEnvironment) return { verdict: { refused: 'malformed' }, endsAt: 0 };
+  if (parsed?.environment !== keyEnvironment) return { verdict: { refused: 'malformed' } };
   const { id } = parsed;
   const key = await look(id);
-  const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id, endsAt: 0 });
+  const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id });
 
   if (!key || !timingSafeEqual(key.digest, digestToken(token, keySecret))) return refuse('unknown');
   if (key.revoked) return refuse('revoked');
@@ -29,6 +27,6 @@ export async function checkKey(
   // Also what is no number.
   if (!(endsAt > Date.now())) return refuse('expired');
   const { tenant, limitPerMinute } = key;
-  const principal = { keyId: id, tenant, limitPerMinute, scopes: new Set(key.scopes) };
-  return { verdict: { principal }, id, endsAt };
+  const principal = { keyId: id, tenant, limitPerMinute, scopes: new Set(key.scopes), endsAt };
+  return { verdict: { principal }, id };
 }

@@ -13,6 +13,8 @@ export interface Principal {
   scopes: ReadonlySet<string>;
   /** Requests a minute, when the key has a limit of its own. */
   limitPerMinute: number | null;
+  /** Moment in ms at which the key ends by itself; Infinity when it does not. */
+  endsAt: number;
 }
 
 /** `*` stands for every scope. */
@@ -56,8 +58,6 @@ export function createKeyRing(
 ) {
   interface Known {
     principal: Principal;
-    /** Moment in ms at which the key itself ends. */
-    endsAt: number;
     /** On the clock of `performance.now()`: counted from the question, for its answer may be late. */
     believedUntilMs: number;
     /** Until then it may go on without Postgres; 0 when a change may have been missed. */
@@ -92,7 +92,7 @@ export function createKeyRing(
       if (now >= entry.askAgainAtMs) askBehind(token, entry, now);
       const away = entry.unanswered || now < awayUntilMs;
       if (now >= entry.believedUntilMs && !(away && mayGoOn(entry, now))) return undefined;
-      return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
+      return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired' };
     },
 
     /** Whether asking is no guess of a stranger: the key was good before, or is being asked for already. */
@@ -146,7 +146,7 @@ export function createKeyRing(
       .finally(() => (entry.unanswered = false));
   }
 
-  function remember(presented: string, { verdict, id, endsAt }: CheckedKey, askedAtMs: number): void {
+  function remember(presented: string, { verdict, id }: CheckedKey, askedAtMs: number): void {
     if (id === undefined) return;
     // A part of a string holds the whole in memory, here a header of up to 16 KB: so a copy.
     const token = Buffer.from(presented, 'latin1').toString('latin1');
@@ -156,7 +156,7 @@ export function createKeyRing(
     } else {
       const [believedUntilMs, outageUntilMs] = [askedAtMs + KEY_MEMORY_MS, askedAtMs + OUTAGE_MEMORY_MS];
       const askAgainAtMs = askedAtMs + ASK_AGAIN_AFTER_MS;
-      const times = { endsAt, believedUntilMs, outageUntilMs, askAgainAtMs };
+      const times = { believedUntilMs, outageUntilMs, askAgainAtMs };
       known.set(token, { ...verdict, ...times, unanswered: false });
       tokenOf.set(id, token);
     }
@@ -173,7 +173,7 @@ export function createKeyRing(
     if (isOutage) awayUntilMs = now + KEY_MEMORY_MS;
     if (!entry || !isOutage || !mayGoOn(entry, now)) throw error;
     entry.believedUntilMs = now + KEY_MEMORY_MS;
-    return entry.endsAt > Date.now() ? entry : { refused: 'expired' };
+    return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired' };
   }
 
   function mayGoOn({ outageUntilMs }: Known, now: number): boolean {

@@ -201,6 +201,71 @@ t.test('nobody makes a key that may do more than his own', async (t) => {
   t.match(json, { revokedAt: null, replacedBy: null });
 });
 
+t.test('nobody makes, changes, rotates or revokes a key that has more than his own', async (t) => {
+  const { request, issueKey } = await startTestApp(t, {
+    RATE_LIMIT_ENABLED: 'false',
+    RATE_LIMIT_PER_MINUTE: '100',
+  });
+  const soon = new Date(Date.now() + 3_600_000);
+  const later = new Date(Date.now() + 86_400_000);
+  const admin = ['keys:admin', 'a:b'];
+  type Rights = { scopes: string[]; limitPerMinute: number | null; expiresAt: Date | null };
+  const makers: Record<string, Rights> = {
+    everything: { scopes: ['*'], limitPerMinute: null, expiresAt: null },
+    twoScopes: { scopes: admin, limitPerMinute: null, expiresAt: null },
+    lowLimit: { scopes: admin, limitPerMinute: 5, expiresAt: null },
+    ending: { scopes: admin, limitPerMinute: null, expiresAt: later },
+    highLimit: { scopes: admin, limitPerMinute: 500, expiresAt: null },
+  };
+  const all = Object.keys(makers);
+  const cases: [rights: Rights, makers: string[]][] = [
+    [{ scopes: ['a:b'], limitPerMinute: 5, expiresAt: soon }, all],
+    [{ scopes: ['a:b'], limitPerMinute: 5, expiresAt: later }, all],
+    [{ scopes: ['*'], limitPerMinute: 5, expiresAt: soon }, ['everything']],
+    [{ scopes: ['a:b', 'c:d'], limitPerMinute: 5, expiresAt: soon }, ['everything']],
+    [{ scopes: ['a:b'], limitPerMinute: 6, expiresAt: soon }, all.filter((maker) => maker !== 'lowLimit')],
+    [{ scopes: ['a:b'], limitPerMinute: null, expiresAt: soon }, all.filter((maker) => maker !== 'lowLimit')],
+    [{ scopes: ['a:b'], limitPerMinute: 101, expiresAt: soon }, ['highLimit']],
+    [{ scopes: ['a:b'], limitPerMinute: 10_000_000, expiresAt: soon }, []],
+    [
+      { scopes: ['a:b'], limitPerMinute: 5, expiresAt: new Date(later.getTime() + 1_000) },
+      all.filter((maker) => maker !== 'ending'),
+    ],
+    [{ scopes: ['a:b'], limitPerMinute: 5, expiresAt: null }, all.filter((maker) => maker !== 'ending')],
+  ];
+  const least = { scopes: ['a:b'], limitPerMinute: 1, expiresAt: soon };
+
+  for (const [maker, own] of Object.entries(makers)) {
+    const { token } = await issueKey(own);
+    for (const [rights, allowed] of cases) {
+      const name = `${maker}: ${JSON.stringify(rights)}`;
+      const may = allowed.includes(maker);
+      const check = ({ status, json }: Awaited<ReturnType<typeof request>>, act: string) => {
+        t.equal(status < 300, may, `${act} by ${name}: ${status}`);
+        if (!may) t.match(json, { status: 403, code: 'forbidden', detail: /^Your own key / }, name);
+      };
+      check(await request('POST', '/v1/api-keys', { token, body: { name: 'x', ...rights } }), 'create');
+      const weak = await issueKey(least);
+      check(await change(request, weak.id, { token, body: rights }), 'change to more');
+      const { id } = await issueKey(rights);
+      check(await change(request, id, { token, body: { name: 'y' } }), 'change of more');
+      check(await request('DELETE', `/v1/api-keys/${id}`, { token }), 'revoke');
+      const { id: other } = await issueKey(rights);
+      check(await request('POST', `/v1/api-keys/${other}/rotate`, { token, body: {} }), 'rotate');
+    }
+  }
+
+  const { id, token } = await issueKey({ scopes: ['keys:admin'], limitPerMinute: 5, expiresAt: later });
+  const own = await change(request, id, { token, body: { limitPerMinute: 10_000_000, expiresAt: null } });
+  t.equal(
+    own.json.detail,
+    `Your own key may make 5 requests a minute, less than 10000000; it ends at ${later.toISOString()}, earlier than a key without an end`,
+  );
+  t.equal((await change(request, id, { token, body: { limitPerMinute: 4 } })).status, 200);
+  const successor = await request('POST', `/v1/api-keys/${id}/rotate`, { token, body: {} });
+  t.match(successor.json, { limitPerMinute: 4, expiresAt: later.toISOString() }, 'its own it rotates');
+});
+
 t.test('who changes a key says which state of it he knows', async (t) => {
   const { request, issueKey, services } = await startTestApp(t);
   const { token } = await issueKey();

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { AppError } from '../../errors.ts';
 import type { Actor } from '../../stores/audit.ts';
+import type { ApiKey } from '../../stores/api-keys.ts';
 import { hasScope, type Principal } from '../../stores/key-ring.ts';
 
 export function callerOf({ principal }: FastifyRequest): Principal {
@@ -13,8 +14,33 @@ export function actorOf(request: FastifyRequest): Actor {
   return { actor: callerOf(request).keyId, requestId: request.id, ip: request.ip };
 }
 
-/** Otherwise the right to make keys would be the right to everything. */
-export function refuseMoreThanOwn(request: FastifyRequest, scopes: string[]): void {
-  const missing = scopes.filter((scope) => !hasScope(callerOf(request), scope));
-  if (missing.length > 0) throw new AppError('forbidden', `Your own key lacks ${missing.join(', ')}`);
+/** What a key is allowed to, how much of it and for how long. */
+export type Rights = Pick<ApiKey, 'scopes' | 'limitPerMinute' | 'expiresAt'>;
+
+/**
+ * Throws unless the caller's own key has all that the other key has or is to get. Every act on a key asks it:
+ * otherwise the right to make keys would be the right to everything.
+ */
+export function refuseMoreThanOwn(
+  request: FastifyRequest,
+  defaultLimit: number,
+  other: Partial<Rights>,
+): void {
+  const own = callerOf(request);
+  const excess: string[] = [];
+  const missing = (other.scopes ?? []).filter((scope) => !hasScope(own, scope));
+  if (missing.length > 0) excess.push(`lacks ${missing.join(', ')}`);
+
+  const [ownLimit, limit] = [own.limitPerMinute ?? defaultLimit, other.limitPerMinute ?? defaultLimit];
+  if (other.limitPerMinute !== undefined && limit > ownLimit)
+    excess.push(`may make ${ownLimit} requests a minute, less than ${limit}`);
+
+  if (other.expiresAt !== undefined && (other.expiresAt?.getTime() ?? Infinity) > own.endsAt)
+    excess.push(`ends at ${new Date(own.endsAt).toISOString()}, earlier than ${ending(other.expiresAt)}`);
+
+  if (excess.length > 0) throw new AppError('forbidden', `Your own key ${excess.join('; it ')}`);
+}
+
+function ending(expiresAt: Date | null): string {
+  return expiresAt?.toISOString() ?? 'a key without an end';
 }

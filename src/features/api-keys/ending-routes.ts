@@ -13,8 +13,9 @@ const ADMIN = { scope: 'keys:admin' };
 /** How a key ends: replaced by another, or for ever. */
 export function endingRoutes(
   scope: FastifyInstance,
-  { admin, idempotency }: { admin: ApiKeyAdmin; idempotency: Idempotency },
+  options: { admin: ApiKeyAdmin; idempotency: Idempotency; defaultLimit: number },
 ): void {
+  const { admin, idempotency, defaultLimit } = options;
   const app = scope.withTypeProvider<ZodProvider>();
 
   app.post(
@@ -41,7 +42,7 @@ export function endingRoutes(
         request.params.id,
         overlapSeconds,
         actorOf(request),
-        (current) => refuseMoreThanOwn(request, current.scopes),
+        (current) => refuseMoreThanOwn(request, defaultLimit, current),
         (rotate) => idempotency.run(request.idempotency, async (tx) => toAnswer(await rotate(tx))),
       );
       return tellPropagation(reply, everywhere)
@@ -66,7 +67,9 @@ export function endingRoutes(
     },
     async (request, reply) => {
       const { tenant } = callerOf(request);
-      const { everywhere } = await admin.revoke(tenant, request.params.id, actorOf(request));
+      const { everywhere } = await admin.revoke(tenant, request.params.id, actorOf(request), (current) =>
+        refuseMoreThanOwn(request, defaultLimit, current),
+      );
       return tellPropagation(reply, everywhere).code(204).send();
     },
   );

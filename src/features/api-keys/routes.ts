@@ -19,6 +19,8 @@ export interface ApiKeyRoutesOptions {
   admin: ApiKeyAdmin;
   idempotency: Idempotency;
   cursors: Cursors;
+  /** Requests a minute of a key without a limit of its own. */
+  defaultLimit: number;
 }
 
 const TAGS = ['api-keys'];
@@ -26,7 +28,7 @@ const ADMIN = { scope: 'keys:admin' };
 
 /** The keys of one's own tenant, and the trail of what was done to them. */
 export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptions): Promise<void> {
-  const { db, admin, idempotency } = options;
+  const { db, admin, idempotency, defaultLimit } = options;
   const pages = options.cursors.of('api-keys', schema.KEY_ID);
   const app = scope.withTypeProvider<ZodProvider>();
 
@@ -47,8 +49,8 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     async (request, reply) => {
       const { tenant } = callerOf(request);
       const { name, scopes, limitPerMinute, expiresAt } = request.body;
-      refuseMoreThanOwn(request, scopes);
       const wanted = { tenant, name, scopes, limitPerMinute, expiresAt: dateOf(expiresAt) };
+      refuseMoreThanOwn(request, defaultLimit, wanted);
       const answer = await admin.create(wanted, actorOf(request), (create) =>
         idempotency.run(request.idempotency, async (tx) => toAnswer(await create(tx))),
       );
@@ -122,9 +124,9 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         ...withoutUndefined(rest),
         ...(expiresAt === undefined ? {} : { expiresAt: dateOf(expiresAt) }),
       };
-      refuseMoreThanOwn(request, body.scopes ?? []);
+      refuseMoreThanOwn(request, defaultLimit, change);
       const check = (current: ApiKey) => {
-        refuseMoreThanOwn(request, current.scopes);
+        refuseMoreThanOwn(request, defaultLimit, current);
         if (isKnown(etagOf(current))) return;
         throw new AppError('precondition_failed', 'The key was changed in the meantime; read it again');
       };

@@ -22,11 +22,11 @@ const limitPerMinute = z
   .min(1)
   .max(10_000_000)
   .nullable()
-  .describe('Own limit; null for the default one');
+  .describe('Own limit, at most that of your own key; null for the default one');
 const expiresAt = timestamp
   .refine((moment) => Date.parse(moment) > Date.now(), 'must lie in the future')
   .nullable()
-  .describe('End of life, UTC; null for none');
+  .describe('End of life, UTC, not later than that of your own key; null for none');
 
 export const NewApiKey = z
   .strictObject({
