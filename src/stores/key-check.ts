@@ -3,6 +3,9 @@ import { digestToken, parseToken } from './api-key-token.ts';
 import type { KeyLookup } from './key-lookup.ts';
 import type { Verdict } from './key-ring.ts';
 
+/** No digest is like this one. */
+const NO_DIGEST = Buffer.alloc(32);
+
 export interface CheckedKey {
   verdict: Verdict;
   /** Undefined for what cannot be a key of this environment: that cost no query and is known again for nothing. */
@@ -19,9 +22,11 @@ export async function checkKey(
   if (parsed?.environment !== keyEnvironment) return { verdict: { refused: 'malformed' } };
   const { id } = parsed;
   const key = await look(id);
+  // Also for an unknown id: otherwise the time of a refusal tells which ids exist.
+  const isGenuine = timingSafeEqual(key?.digest ?? NO_DIGEST, digestToken(token, keySecret));
   const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id });
 
-  if (!key || !timingSafeEqual(key.digest, digestToken(token, keySecret))) return refuse('unknown');
+  if (!key || !isGenuine) return refuse('unknown');
   if (key.revoked) return refuse('revoked');
   const endsAt = key.endsAt ?? Infinity;
   // Also what is no number.

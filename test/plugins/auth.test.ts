@@ -1,4 +1,6 @@
 import { fastify } from 'fastify';
+import crypto from 'node:crypto';
+import { syncBuiltinESMExports } from 'node:module';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -202,6 +204,31 @@ async function spoilConnections(url: string, settings: [string, string][]): Prom
     }),
   );
 }
+
+t.test('a refused key costs as much work as a good one, whether its id exists or not', async (t) => {
+  const { issueKey, services } = await startTestApp(t);
+  const { id, token } = await issueKey();
+  const calls: string[] = [];
+  for (const name of ['createHmac', 'timingSafeEqual'] as const) {
+    const original = crypto[name];
+    t.teardown(() => {
+      Object.assign(crypto, { [name]: original });
+      syncBuiltinESMExports();
+    });
+    const counted = (...args: unknown[]) => {
+      calls.push(name);
+      return (original as (...args: unknown[]) => unknown)(...args);
+    };
+    Object.assign(crypto, { [name]: counted });
+  }
+  syncBuiltinESMExports();
+
+  for (const each of [token, forge(id), createToken('live').token]) {
+    calls.length = 0;
+    await services.auth.keys.find(each);
+    t.same(calls, ['createHmac', 'timingSafeEqual']);
+  }
+});
 
 t.test('a key is taken from either header, in any case of "Bearer", and nothing unclear is', async (t) => {
   const { request, issueKey } = await startTestApp(t);
