@@ -1,5 +1,6 @@
-import { LogController, fastify, type FastifyInstance } from 'fastify';
+import { LogController, fastify, type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import { clientAddress, createTrust } from './client-address.ts';
 import type { Config } from './config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
 import { orders } from './features/orders/routes.ts';
@@ -61,7 +62,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, log, metrics, lifecycle, services, version } = options;
   const { headersTimeoutMs, requestTimeoutMs } = options.receive ?? RECEIVE;
   const headers = await readSecurityHeaders();
-  const requestIds = createRequestIds(config.http.trustedProxies);
+  const isTrusted = createTrust(config.http.trustedProxies);
+  const requestIds = createRequestIds(isTrusted);
   const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
   const rawAnswers = {
     render: renderProblem,
@@ -85,7 +87,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     connectionTimeout: config.http.requestTimeoutMs + requestTimeoutMs,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
     bodyLimit: config.http.bodyLimitBytes,
-    trustProxy: config.http.trustedProxies,
+    trustProxy: isTrusted,
     genReqId: (request) => requestIds.of(request),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     childLoggerFactory: (_parent, bindings, _options, request) => createRequestLog(log, bindings, request),
@@ -124,6 +126,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   await app.register(
     async (v1) => {
+      // Fastify's own has the port that some gateways write, and is whatever a proxy says.
+      v1.decorateRequest('ip', { getter: clientIp });
       await v1.register(loadShedding, { maxEventLoopDelayMs: config.http.maxEventLoopDelayMs });
       await v1.register(auth, { ...services.auth, metrics });
       if (config.rateLimit.enabled) {
@@ -140,4 +144,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     { prefix: '/v1' },
   );
   return app;
+}
+
+function clientIp(this: FastifyRequest): string {
+  return clientAddress(this.ips ?? [this.raw.socket.remoteAddress]);
 }

@@ -1,5 +1,5 @@
-import { normalizeIP } from '@fastify/rate-limit';
 import { LRUCache } from 'lru-cache';
+import { networkOf } from './client-address.ts';
 
 const MINUTE_MS = 60_000;
 const REMEMBERED_ADDRESSES = 50_000;
@@ -37,7 +37,7 @@ export function createFailedAttempts(perMinute: number) {
   return {
     /** What `look` finds, or undefined when too many wait already. */
     async lookUp<T>(ip: string, look: () => Promise<T>): Promise<T | undefined> {
-      const network = normalizeIP(ip);
+      const network = networkOf(ip);
       const client = clientOf(network);
       if (client.failed + client.running >= perMinute) {
         const turn = nextTurn(network);
@@ -55,7 +55,7 @@ export function createFailedAttempts(perMinute: number) {
 
     /** Counts a failure. Seconds until the address may fail again if it has failed too often, else 0. */
     fail(ip: string): number {
-      const client = clientOf(normalizeIP(ip));
+      const client = clientOf(networkOf(ip));
       if (client.failed === 0) client.endsAtMs = performance.now() + MINUTE_MS;
       client.failed++;
       return client.failed > perMinute ? secondsLeft(client) : 0;
@@ -63,7 +63,7 @@ export function createFailedAttempts(perMinute: number) {
 
     /** As `fail`, without a failure. */
     waitSeconds(ip: string): number {
-      const client = clientOf(normalizeIP(ip));
+      const client = clientOf(networkOf(ip));
       return client.failed >= perMinute ? secondsLeft(client) : 0;
     },
   };

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import { BlockList, isIPv6 } from 'node:net';
 import { parseTraceContext, type TraceContext } from './trace-context.ts';
 
 declare module 'node:http' {
@@ -21,8 +20,7 @@ const ACCEPTED = /^[A-Za-z0-9._-]{1,64}$/;
  * continued for the same senders only: ids that a stranger chose would mix his requests into the
  * logs and traces of others, and his `sampled` flag would decide what we record.
  */
-export function createRequestIds(trustedProxies: string[]) {
-  const isTrusted = createTrust(trustedProxies);
+export function createRequestIds(isTrusted: (address: string | undefined) => boolean) {
   const prefix = randomBytes(8).toString('base64url').replaceAll('_', '.');
   let counter = 0;
   const next = () => `${prefix}-${(counter++).toString(36)}`;
@@ -32,7 +30,7 @@ export function createRequestIds(trustedProxies: string[]) {
       const { 'x-request-id': sent, traceparent } = request.headers;
       // Most requests bring neither, and then nobody need ask who sent them.
       if (sent === undefined && traceparent === undefined) return (request.id = next());
-      if (!isTrusted(request.socket.remoteAddress ?? '')) return (request.id = next());
+      if (!isTrusted(request.socket.remoteAddress)) return (request.id = next());
       if (traceparent !== undefined) continueTrace(request, traceparent);
       return (request.id = typeof sent === 'string' && ACCEPTED.test(sent) ? sent : next());
     },
@@ -43,26 +41,4 @@ function continueTrace(request: IncomingMessage, traceparent: string | string[])
   const { tracestate } = request.headers;
   const trace = parseTraceContext(String(traceparent), tracestate?.toString());
   if (trace) request.trace = trace;
-}
-
-/** Whether an address is one of these addresses and CIDRs; a mapped IPv4 address counts as IPv4. */
-function createTrust(proxies: string[]): (address: string) => boolean {
-  const list = new BlockList();
-  for (const proxy of proxies) {
-    const [address = '', bits] = proxy.split('/');
-    const family = isIPv6(address) ? 'ipv6' : 'ipv4';
-    if (bits === undefined) list.addAddress(address, family);
-    else list.addSubnet(address, Number(bits), family);
-  }
-  // Proxies are few and send everything, and a look into the list costs more than the rest of an id.
-  let last = '';
-  let trusted = false;
-  return (address) => {
-    if (address !== last) {
-      const family = address.includes('.') ? 'ipv4' : 'ipv6';
-      trusted = list.check(address.replace(/^::ffff:(?=\d+\.)/, ''), family);
-      last = address;
-    }
-    return trusted;
-  };
 }

@@ -6,6 +6,7 @@ import { connect } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { createTrust } from '../src/client-address.ts';
 import { createRequestIds } from '../src/request-id.ts';
 import type { Db, Query } from '../src/stores/postgres.ts';
 import { startTestApp, type TestApp } from './support/app.ts';
@@ -454,7 +455,7 @@ t.test('request ids', async (t) => {
 
   t.test('a connection that is gone already does no harm', async (t) => {
     const gone = { headers: { 'x-request-id': 'abc' }, socket: {} } as unknown as IncomingMessage;
-    t.not(createRequestIds(['10.0.0.0/8']).of(gone), 'abc');
+    t.not(createRequestIds(createTrust(['10.0.0.0/8'])).of(gone), 'abc');
   });
 });
 
@@ -481,6 +482,52 @@ t.test('X-Forwarded-For is believed of TRUSTED_PROXIES alone, and from the right
   );
   t.equal(await addressOf(behind, '10.0.0.1', '192.0.2.1, 10.0.0.2'), '192.0.2.1', 'two proxies');
   t.equal(await addressOf(behind, '203.0.113.9', '192.0.2.1'), '203.0.113.9');
+});
+
+t.test('an address is one client, whatever a trusted proxy writes around it', async (t) => {
+  const service = await startTestApp(t, {
+    TRUSTED_PROXIES: '127.0.0.1,10.0.0.0/8,fd00::/8',
+    AUTH_FAILURES_PER_MINUTE: '5',
+  });
+  const url = await service.app.listen({ host: '127.0.0.1', port: 0 });
+  const ask = (forwardedFor: string) => fetch(url + LIST, { headers: { 'x-forwarded-for': forwardedFor } });
+
+  for (const spell of [
+    (i: number) => `203.0.113.2:${40_000 + i}`,
+    (i: number) => `[2001:db8::1]:${443 + i}`,
+    (i: number) => `203.0.113.3:${40_000 + i}, 10.0.0.${i}:99, [fd00::${i}]:443`,
+    (i: number) => ['::ffff:203.0.113.4', '203.0.113.4', '[::FFFF:cb00:7104]:1', '"203.0.113.4"'][i % 4]!,
+    (i: number) => ['2001:db8:1::1', '2001:DB8:1:0:0::1', '[2001:db8:1::1%eth0]'][i % 3]!,
+  ]) {
+    const statuses: number[] = [];
+    for (let i = 1; i <= 12; i++) statuses.push((await ask(spell(i))).status);
+    t.same(statuses, [...Array(5).fill(401), ...Array(7).fill(429)], spell(1));
+  }
+
+  const { token } = await service.issueKey();
+  const authorization = `Bearer ${token}`;
+  for (const [sent, address] of [
+    ['203.0.113.2:40001', '203.0.113.2'],
+    ['[2001:db8::1]:443', '2001:db8::1'],
+    ['[2001:DB8:0:0::1]', '2001:db8::1'],
+    ['::ffff:203.0.113.2', '203.0.113.2'],
+    ['198.51.100.7, 203.0.113.2:40001, 10.0.0.7:55', '203.0.113.2'],
+    ['unknown', '127.0.0.1'],
+    ['203.0.113.2:40001, unknown, 10.0.0.7', '10.0.0.7'],
+    ['_hidden:80', '127.0.0.1'],
+    ['', '127.0.0.1'],
+  ] as const) {
+    const body = JSON.stringify({ name: 'x', scopes: ['audit:read'] });
+    const headers = { authorization, 'content-type': 'application/json' };
+    const made = await fetch(`${url}/v1/api-keys`, {
+      method: 'POST',
+      body,
+      headers: { ...headers, 'x-forwarded-for': sent },
+    });
+    t.equal(made.status, 201);
+    const { json } = await service.request('GET', '/v1/audit-events?limit=1', { token });
+    t.equal(json.data[0].ip, address, sent);
+  }
 });
 
 t.test('a forged X-Forwarded-For opens no further attempts', async (t) => {

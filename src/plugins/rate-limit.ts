@@ -1,6 +1,6 @@
-import { normalizeIP } from '@fastify/rate-limit';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import { networkOf } from '../client-address.ts';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Principal } from '../stores/key-ring.ts';
@@ -44,8 +44,10 @@ interface Bound {
  */
 export const rateLimit = fp<RateLimitOptions>(
   async (app, { limiter, metrics, perMinute, burst, tenantPerMinute, costs, shadow, anonymous }) => {
-    const subjectOf = ({ principal, ip }: FastifyRequest) =>
-      principal && principal !== anonymous ? principal.keyId : normalizeIP(ip);
+    const subjectOf = (request: FastifyRequest) => {
+      const { principal } = request;
+      return principal && principal !== anonymous ? principal.keyId : networkOf(request.ip);
+    };
     const bounds: Bound[] = [];
     if (burst > 0) {
       const ofSecond = limiter.rule('second', 1_000);
