@@ -106,7 +106,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.decorateRequest('principal', null);
   app.removeContentTypeParser('text/plain');
 
-  await app.register(errorHandler, { metrics });
+  await app.register(errorHandler, { metrics, auditQueue: services.auth.auditQueue });
   await app.register(validation);
   await app.register(observe, { record, metrics, lifecycle, problems: PROBLEMS });
   if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });

@@ -1,13 +1,15 @@
 import { format } from 'node:util';
 import closeWithGrace from 'close-with-grace';
 import { buildApp } from './app.ts';
-import { ConfigError, loadConfig } from './config.ts';
+import { ConfigError, loadConfig, type Config } from './config.ts';
 import { buildInternalApp } from './internal-app.ts';
 import { createLifecycle, shutDown, shutdownBudgetMs } from './lifecycle.ts';
 import { LogOutput } from './log-output.ts';
 import { createLog } from './logging.ts';
 import { createMetrics } from './metrics.ts';
 import { openServices } from './services.ts';
+import { OPERATOR_TENANT } from './stores/audit-queue.ts';
+import type { NewAuditEvent } from './stores/audit.ts';
 import { seedKeys } from './stores/seed-keys.ts';
 import { readVersion } from './version.ts';
 
@@ -88,6 +90,7 @@ async function start(): Promise<void> {
     ? await internal.listen({ host: metricsHost, port: metricsPort })
     : undefined;
   log.info({ version, url, metrics_url: metricsUrl, redis: services.health.redisState() }, 'listening');
+  services.auth.auditQueue.note(describeStart(config, version));
   process.send?.({ type: 'listening', url, metricsUrl });
   void seedKeys(config.auth.bootstrapKeys, services.admin, log);
 }
@@ -104,6 +107,22 @@ function ignoreRepeat(signal: NodeJS.Signals): void {
 }
 
 const REPEAT_MS = 1_000;
+
+/** The settings that decide who may do what, and nothing secret. */
+function describeStart({ http, auth, rateLimit, cache, log }: Config, version: string): NewAuditEvent {
+  const { required, keyEnvironment, failuresPerMinute } = auth;
+  const settings = { http, auth: { required, keyEnvironment, failuresPerMinute }, rateLimit, cache, log };
+  return {
+    tenant: OPERATOR_TENANT,
+    actor: 'service',
+    action: 'service.started',
+    object: 'settings',
+    outcome: 'success',
+    requestId: null,
+    ip: null,
+    detail: { version, settings },
+  };
+}
 
 function describeFailure(error: unknown): string {
   if (error instanceof ConfigError) return error.message;

@@ -5,6 +5,7 @@ import type { Metrics } from './metrics.ts';
 import type { UsageSource } from './process-usage.ts';
 import { createAfterWrite } from './stores/after-write.ts';
 import { createApiKeyAdmin } from './stores/api-key-admin.ts';
+import { startAuditQueue } from './stores/audit-queue.ts';
 import { createCache, createNoCache } from './stores/cache.ts';
 import { createCursors } from './stores/cursor.ts';
 import { createDatabaseCheck } from './stores/database-check.ts';
@@ -61,6 +62,7 @@ export function openServices(
   const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
   const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
   const usage = startKeyUsage(db, log);
+  const auditQueue = startAuditQueue(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.secretKey, log });
   const alone = cacheRedis === undefined && single;
   const limiter = createRateLimiter({
@@ -99,6 +101,7 @@ export function openServices(
     auth: {
       keys,
       usage,
+      auditQueue,
       failuresPerMinute: config.auth.failuresPerMinute,
       anonymous: config.auth.required ? undefined : ANONYMOUS,
     },
@@ -122,6 +125,7 @@ export function openServices(
     /** After the last request, in this order: what is still to be written, Redis, Postgres. */
     closers: [
       { name: 'last use of keys', close: usage.close },
+      { name: 'audit events', close: auditQueue.close },
       { name: 'idempotency', close: idempotency.close },
       { name: 'status', close: status.close },
       { name: 'rate limits', close: limiter.close },

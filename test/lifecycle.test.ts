@@ -352,6 +352,24 @@ t.test(
   },
 );
 
+t.test('what was refused is written before the end, as are the settings at the start', async (t) => {
+  const service = await startWithKey(t);
+  t.equal((await fetch(`${service.url}/v1/api-keys`)).status, 401);
+
+  service.child.kill('SIGTERM');
+
+  t.equal(await service.ended, 0);
+  const { rows } = await withClient(service.databaseUrl, (client) =>
+    client.query(`select action, outcome, detail from audit_event where tenant = 'operator' order by id`),
+  );
+  t.match(rows, [
+    { action: 'service.started', outcome: 'success', detail: { settings: { http: { host: '127.0.0.1' } } } },
+    { action: 'authentication.failed', outcome: 'denied', detail: { reason: 'missing', count: 1 } },
+  ]);
+  t.equal(rows.length, 2);
+  t.notMatch(JSON.stringify(rows), /only-for-tests|postgres:/, 'and nothing secret');
+});
+
 t.test('a second signal ends it at once with 1', { buffered: true }, async (t) => {
   const databaseUrl = await createDatabase(t);
   const service = await startService(t, { DATABASE_URL: databaseUrl, DRAIN_DELAY_SECONDS: '60' });

@@ -1,8 +1,10 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import { networkOf } from '../client-address.ts';
 import { AppError } from '../errors.ts';
 import { createFailedAttempts } from '../failed-attempts.ts';
 import type { AuthFailure, Metrics } from '../metrics.ts';
+import { OPERATOR_TENANT, type AuditQueue, type Denial } from '../stores/audit-queue.ts';
 import { hasScope, type KeyRing, type Principal, type Verdict } from '../stores/key-ring.ts';
 import type { KeyUsage } from '../stores/key-usage.ts';
 
@@ -20,11 +22,18 @@ declare module 'fastify' {
 export interface AuthOptions {
   keys: KeyRing;
   usage: KeyUsage;
+  auditQueue: AuditQueue;
   /** Of one client address, after which it is refused unseen. */
   failuresPerMinute: number;
   metrics: Metrics;
   /** Who a request without a key is; undefined when every request needs one. */
   anonymous: Principal | undefined;
+}
+
+/** A request without a key that could be looked up. */
+interface Unread {
+  refused: 'missing' | 'malformed';
+  key?: undefined;
 }
 
 const OVERLOAD_RETRY_SECONDS = 2;
@@ -34,7 +43,7 @@ const OVERLOAD_RETRY_SECONDS = 2;
  * Postgres; behind an address that has failed too often that takes longer, and a bad key is 429 instead of 401.
  */
 export const auth = fp<AuthOptions>(
-  async (app, { keys, usage, failuresPerMinute, metrics, anonymous }) => {
+  async (app, { keys, usage, auditQueue, failuresPerMinute, metrics, anonymous }) => {
     const attempts = createFailedAttempts(failuresPerMinute);
 
     app.addHook('onRoute', (route) => {
@@ -55,9 +64,10 @@ export const auth = fp<AuthOptions>(
       if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
       attempts.lookUp(request.ip, () => keys.find(token)).then(judge, done);
 
-      function judge(found: Verdict | { refused: AuthFailure } | undefined): void {
+      function judge(found: Verdict | Unread | undefined): void {
         if (!found) return turnAway();
         if ('principal' in found) return admit(found.principal);
+        auditQueue.deny(describeDenial(request, found));
         if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
         const waitSeconds = attempts.fail(request.ip);
         if (waitSeconds > 0) limited(waitSeconds);
@@ -93,6 +103,20 @@ export const auth = fp<AuthOptions>(
   },
   { name: 'auth' },
 );
+
+/** A key that was good once belongs to a tenant; who guesses is known by the address alone. */
+function describeDenial(
+  { id: requestId, ip }: FastifyRequest,
+  { refused: reason, key }: Extract<Verdict, { refused: unknown }> | Unread,
+): Denial {
+  const event = { requestId, ip, reason };
+  if (key) {
+    const { keyId, tenant } = key;
+    return { ...event, tenant, action: 'api_key.refused', actor: keyId, object: `api_key:${keyId}` };
+  }
+  const object = `address:${networkOf(ip)}`;
+  return { ...event, tenant: OPERATOR_TENANT, action: 'authentication.failed', actor: 'anonymous', object };
+}
 
 /** The one 401: missing, malformed, unknown, revoked and expired keys must look the same from outside. */
 function unauthorized(): AppError {

@@ -45,6 +45,18 @@ export const auditSql = {
     });
   },
 
+  /** Many events of no transaction, in one statement. */
+  async appendAll(tx: Tx, events: NewAuditEvent[]): Promise<void> {
+    await tx.query({
+      name: 'audit_event_append_all',
+      text: `insert into audit_event (id, tenant, occurred_at, actor, action, object, outcome, request_id, ip, detail)
+        select id, tenant, now(), actor, action, object, outcome, "requestId", ip, detail
+        from jsonb_to_recordset($1::jsonb) as event (id uuid, tenant text, actor text, action text, object text,
+          outcome text, "requestId" text, ip text, detail jsonb)`,
+      values: [JSON.stringify(events.map((event) => ({ ...event, id: uuidv7() })))],
+    });
+  },
+
   /** Newest first: ids are UUIDv7 and sort by time. */
   async list(tx: Tx, tenant: string, limit: number, before?: string): Promise<AuditEvent[]> {
     return tx.query<AuditEvent>({

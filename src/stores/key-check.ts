@@ -24,14 +24,16 @@ export async function checkKey(
   const key = await look(id);
   // Also for an unknown id: otherwise the time of a refusal tells which ids exist.
   const isGenuine = timingSafeEqual(key?.digest ?? NO_DIGEST, digestToken(token, keySecret));
-  const refuse = (refused: 'unknown' | 'revoked' | 'expired') => ({ verdict: { refused }, id });
-
-  if (!key || !isGenuine) return refuse('unknown');
+  if (!key || !isGenuine) return { verdict: { refused: 'unknown' }, id };
+  const { tenant, limitPerMinute } = key;
+  const refuse = (refused: 'revoked' | 'expired') => ({
+    verdict: { refused, key: { keyId: id, tenant } },
+    id,
+  });
   if (key.revoked) return refuse('revoked');
   const endsAt = key.endsAt ?? Infinity;
   // Also what is no number.
   if (!(endsAt > Date.now())) return refuse('expired');
-  const { tenant, limitPerMinute } = key;
   const principal = { keyId: id, tenant, limitPerMinute, scopes: new Set(key.scopes), endsAt };
   return { verdict: { principal }, id };
 }

@@ -23,7 +23,12 @@ export function hasScope({ scopes }: Principal, scope: string): boolean {
 }
 
 export type Verdict =
-  { principal: Principal } | { refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'> };
+  | { principal: Principal }
+  /** `key` when the string was once a good one: it is revoked or expired. */
+  | {
+      refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'>;
+      key?: Pick<Principal, 'keyId' | 'tenant'>;
+    };
 
 /** No process believes what it knows of a key for longer without asking, whatever happens to Redis. */
 export const KEY_MEMORY_MS = 5_000;
@@ -92,7 +97,7 @@ export function createKeyRing(
       if (now >= entry.askAgainAtMs) askBehind(token, entry, now);
       const away = entry.unanswered || now < awayUntilMs;
       if (now >= entry.believedUntilMs && !(away && mayGoOn(entry, now))) return undefined;
-      return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired' };
+      return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired', key: entry.principal };
     },
 
     /** Whether asking is no guess of a stranger: the key was good before, or is being asked for already. */
@@ -173,7 +178,7 @@ export function createKeyRing(
     if (isOutage) awayUntilMs = now + KEY_MEMORY_MS;
     if (!entry || !isOutage || !mayGoOn(entry, now)) throw error;
     entry.believedUntilMs = now + KEY_MEMORY_MS;
-    return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired' };
+    return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired', key: entry.principal };
   }
 
   function mayGoOn({ outageUntilMs }: Known, now: number): boolean {

@@ -590,6 +590,105 @@ t.test('every act is in the audit trail, with who, from where and which request'
   });
 });
 
+t.test('what was denied is in the audit trail, once a minute with a count', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, services } = await startTestApp(t, {
+    DATABASE_URL: url,
+    RATE_LIMIT_PER_MINUTE: '30',
+  });
+  const { auditQueue } = services.auth;
+  const reader = await issueKey({ scopes: ['audit:read'] });
+  const weak = await issueKey({ scopes: ['keys:admin'] });
+  const busy = await issueKey({ scopes: ['audit:read'], limitPerMinute: 2 });
+  const revoked = await issueKey();
+  await services.admin.revoke('acme', revoked.id, ACTOR);
+  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1_000) });
+  const operator = await issueKey({ tenant: 'operator', scopes: ['audit:read'] });
+
+  const from = { remoteAddress: '203.0.113.9' };
+  const denied = await request('POST', '/v1/api-keys', { ...from, token: reader.token, body: {} });
+  t.equal(denied.status, 403);
+  await request('POST', '/v1/api-keys', { ...from, token: reader.token, body: {} });
+  const more = { name: 'x', scopes: ['*'] };
+  t.equal((await request('POST', '/v1/api-keys', { ...from, token: weak.token, body: more })).status, 403);
+  for (let i = 0; i < 5; i++) await request('GET', ANYWHERE, { ...from, token: busy.token });
+  for (let i = 0; i < 3; i++) await request('GET', ANYWHERE, { ...from, token: revoked.token });
+  await request('GET', ANYWHERE, { ...from, token: expired.token });
+  await request('GET', ANYWHERE, from);
+  for (let i = 0; i < 4; i++) await request('GET', ANYWHERE, { ...from, token: createToken('live').token });
+  await request('GET', ANYWHERE, { token: 'nonsense', remoteAddress: '203.0.113.10' });
+  await auditQueue.flush(performance.now());
+  const deniedTo = async (token: string) => {
+    const { json } = await request('GET', '/v1/audit-events', { token });
+    const events = json.data.filter(({ outcome }: { outcome: string }) => outcome === 'denied');
+    return events.map(({ actor, action, object, ip, detail: { reason, count } }: any) =>
+      [actor, action, object, ip, reason, count].join(' | '),
+    );
+  };
+  t.same(await deniedTo(reader.token), [], 'not before its minute is over');
+  await auditQueue.flush();
+
+  const ip = from.remoteAddress;
+  t.same(
+    (await deniedTo(reader.token)).toSorted(),
+    [
+      `${reader.id} | access.denied | POST /v1/api-keys | ${ip} | This key lacks the scope keys:admin | 2`,
+      `${weak.id} | access.denied | POST /v1/api-keys | ${ip} | Your own key lacks * | 1`,
+      `${busy.id} | rate_limit.exceeded | api_key:${busy.id} | ${ip} | More than 2 requests in 60 s | 3`,
+      `${revoked.id} | api_key.refused | api_key:${revoked.id} | ${ip} | revoked | 3`,
+      `${expired.id} | api_key.refused | api_key:${expired.id} | ${ip} | expired | 1`,
+    ].toSorted(),
+  );
+  t.same(
+    (await deniedTo(operator.token)).toSorted(),
+    [
+      `anonymous | authentication.failed | address:${ip} | ${ip} | missing | 1`,
+      `anonymous | authentication.failed | address:${ip} | ${ip} | unknown | 4`,
+      `anonymous | authentication.failed | address:203.0.113.10 | 203.0.113.10 | malformed | 1`,
+    ].toSorted(),
+  );
+  const { json } = await request('GET', '/v1/audit-events', { token: reader.token });
+  const event = json.data.find(({ object }: { object: string }) => object === 'POST /v1/api-keys');
+  t.ok(Date.parse(event.detail.since) <= Date.parse(event.occurredAt));
+});
+
+t.test('nobody fills the audit log by being refused', async (t) => {
+  const url = await createDatabase(t);
+  const { request, issueKey, services, logs } = await startTestApp(t, {
+    DATABASE_URL: url,
+    AUTH_FAILURES_PER_MINUTE: '5',
+  });
+  const { token } = await issueKey({ scopes: ['a:b'] });
+  const count = (where: string) =>
+    withClient(url, async (client) => {
+      const { rows } = await client.query(
+        `select count(*)::int as events, coalesce(sum((detail->>'count')::int), 0)::int as counted
+         from audit_event where ${where}`,
+      );
+      return rows[0];
+    });
+
+  for (let i = 0; i < 1_000; i++) {
+    const remoteAddress = `10.1.${i >> 8}.${i & 255}`;
+    await request('GET', ANYWHERE, { remoteAddress });
+    await request('GET', ANYWHERE, { remoteAddress, token: createToken('live').token.slice(1) });
+  }
+  await request('GET', '/v1/audit-events', { token });
+  // Nobody can write them for a while: they wait, and are no more by then.
+  await withClient(url, (client) => client.query('alter table audit_event rename to audit_event_away'));
+  await services.auth.auditQueue.flush();
+  t.match(logs.at(-1), { level: 'warn', message: 'audit events could not be written yet' });
+  await withClient(url, (client) => client.query('alter table audit_event_away rename to audit_event'));
+  await services.auth.auditQueue.close();
+
+  t.same(await count(`outcome = 'denied' and tenant = 'operator'`), { events: 101, counted: 2_000 });
+  t.same(
+    await count(`tenant = 'acme' and action = 'access.denied'`),
+    { events: 1, counted: 1 },
+    'and hides nothing of a tenant',
+  );
+});
+
 t.test('an act whose audit event cannot be written does not happen', async (t) => {
   const url = await createDatabase(t);
   const { request, issueKey } = await startTestApp(t, { DATABASE_URL: url });

@@ -6,7 +6,7 @@ import type { ZodProvider } from '../../zod-provider.ts';
 import { callerOf } from './caller.ts';
 import * as schema from './schema.ts';
 
-/** The trail of what was done to the keys of one's own tenant. */
+/** The trail of what was done to the keys of one's own tenant, and of what was denied to them. */
 export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; cursors: Cursors }): void {
   const pages = cursors.of('audit-events', UUID);
   const app = scope.withTypeProvider<ZodProvider>();
@@ -18,7 +18,7 @@ export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; c
       schema: {
         tags: ['api-keys'],
         operationId: 'listAuditEvents',
-        summary: 'What was done to keys, newest first',
+        summary: 'What was done to keys and denied to them, newest first',
         querystring: schema.PageQuery,
         response: { 200: schema.AuditEventPage },
       },

@@ -35,7 +35,7 @@ export function refuseMoreThanOwn(
   if (other.limitPerMinute !== undefined && limit > ownLimit)
     excess.push(`may make ${ownLimit} requests a minute, less than ${limit}`);
 
-  if (other.expiresAt !== undefined && (other.expiresAt?.getTime() ?? Infinity) > own.endsAt)
+  if (other.expiresAt !== undefined && !((other.expiresAt?.getTime() ?? Infinity) <= own.endsAt))
     excess.push(`ends at ${new Date(own.endsAt).toISOString()}, earlier than ${ending(other.expiresAt)}`);
 
   if (excess.length > 0) throw new AppError('forbidden', `Your own key ${excess.join('; it ')}`);

@@ -90,13 +90,15 @@ export const AuditEvent = z
   .object({
     id: z.uuid(),
     occurredAt: timestamp,
-    actor: z.string().describe('Id of the key that acted, or the command'),
-    action: z.string(),
+    actor: z.string().describe('Id of the key that acted, the command, or anonymous'),
+    action: z.string().describe('What was done, such as api_key.created, or denied, such as access.denied'),
     object: z.string(),
     outcome: z.enum(['success', 'denied']),
     requestId: z.string().nullable(),
     ip: z.string().nullable(),
-    detail: z.record(z.string(), z.unknown()),
+    detail: z
+      .record(z.string(), z.unknown())
+      .describe('Facts of the action; of a denied one the reason, how often in its minute, and since when'),
   })
   .meta({ id: 'AuditEvent' });
 
