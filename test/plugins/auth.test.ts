@@ -183,7 +183,7 @@ t.test('the settings of the database decide about no key', async (t) => {
       t.equal((await service.request('GET', '/v1/audit-events', { token: good.token })).status, 200);
       t.equal((await service.request('GET', ANYWHERE, { token: revoked.token })).status, 401, 'revoked');
       t.equal((await service.request('GET', ANYWHERE, { token: expired.token })).status, 401, 'expired');
-      const body = { name, scopes: ['*'] };
+      const body = { name, scopes: ['*'], expiresAt: expiresAt.toISOString() };
       const made = await service.request('POST', '/v1/api-keys', { token: good.token, body });
       t.equal(made.status, 201, made.text);
       t.equal((await service.request('GET', '/health/ready')).status, 200);
