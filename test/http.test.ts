@@ -341,11 +341,11 @@ t.test('what clients leave out, spell otherwise or ask in another way', async (t
       const { id } = await service.issueKey();
       const end = headers[0]?.startsWith('Transfer') ? '0\r\n\r\n' : '';
       const remove = as('DELETE', get(`/v1/api-keys/${id}`, auth, json, ...headers)) + end;
-      t.equal((await ask(remove))?.status, 204, `DELETE ${headers}`);
+      t.equal((await ask(remove))?.status, 204, `DELETE ${headers.join()}`);
       for (const type of [[json], []]) {
         const answer = await ask(as('POST', get('/v1/api-keys', auth, ...type, ...headers)) + end);
         if (end && type.length === 0) continue;
-        t.equal(answer?.status, 400, `POST ${headers}`);
+        t.equal(answer?.status, 400, `POST ${headers.join()}`);
         t.match(JSON.parse(answer?.body ?? '').detail, /takes a JSON body/);
       }
     }

@@ -44,8 +44,8 @@ export const validation = fp(
     // Clients send the type of a body that they leave out (axios, Angular, generated ones).
     const parseJson = app.getDefaultJsonParser('error', 'error');
     app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
-      if (body !== '') return void parseJson(request, String(body), done);
-      if (request.routeOptions.schema?.body) done(new AppError('malformed_json', BODY_NEEDED));
+      if (body !== '') void parseJson(request, String(body), done);
+      else if (request.routeOptions.schema?.body) done(new AppError('malformed_json', BODY_NEEDED));
       else done(null, undefined);
     });
     // Fastify gives every answer to HEAD a length; that of a 304 would be the one of the 200 (RFC 9110, 8.6).

@@ -528,7 +528,7 @@ t.test('a response with a key that cannot be opened any more is told of, and wha
       json: { code: 'idempotency_response_gone', detail: /Rotate or revoke/ },
     });
     t.equal(repeated.headers.location, headers.location);
-    const path = `${headers.location}/rotate`;
+    const path = `${String(headers.location)}/rotate`;
     t.equal((await second.request('POST', path, { token, body: {} })).status, 201, 'as it says');
   }
 });
