@@ -1,76 +1,61 @@
-import { LRUCache } from 'lru-cache';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { networkOf } from './client-address.ts';
 
-const MINUTE_MS = 60_000;
-const REMEMBERED_ADDRESSES = 50_000;
+/** Counts a failure of an address, or only tells what is left with `{ increment: false }`. */
+type CountFailures = ReturnType<FastifyInstance['createRateLimit']>;
+
 /** While keys wait in the queue, one batch of them is looked up in so many ms: ten queries a second at most. */
 const BATCH_INTERVAL_MS = 100;
 const BATCH_SIZE = 500;
 const MOST_WAITING = 5_000;
 const MOST_WAITING_OF_ONE = 1_000;
 
-interface Client {
-  failed: number;
-  /** Look-ups under way outside of the queue. */
-  running: number;
-  /** When `failed` starts again at 0, on the clock of `performance.now()`. */
-  endsAtMs: number;
-}
-
 /**
- * Bounds the work that guessing makes, without refusing a valid key. Counts failures by client address (IPv6 by
- * /64), in this process alone: the guess of a 178-bit secret is hopeless anyway. An address may have as many
- * look-ups under way as it has failures left. Further ones wait in a queue, where one query looks up hundreds of
- * keys: a valid key behind an address that guesses is admitted a tenth of a second later.
+ * Bounds the work that guessing makes, without refusing a valid key. `count` has the failures of each client address,
+ * in this process alone: the guess of a 178-bit secret is hopeless anyway. An address may have as many look-ups under
+ * way as it has failures left. Further ones wait in a queue, where one query looks up hundreds of keys: a valid key
+ * behind an address that guesses is admitted a tenth of a second later.
  */
-export function createFailedAttempts(perMinute: number) {
-  const clients = new LRUCache<string, Client>({ max: REMEMBERED_ADDRESSES });
+export function createFailedAttempts(count: CountFailures) {
+  const runningOf = new Map<string, number>();
   const nextTurn = createQueue();
-
-  function clientOf(network: string): Client {
-    const client = clients.get(network) ?? { failed: 0, running: 0, endsAtMs: 0 };
-    if (client.endsAtMs <= performance.now()) client.failed = 0;
-    clients.set(network, client);
-    return client;
-  }
+  let lastCount: Promise<unknown> = Promise.resolve();
 
   return {
     /** What `look` finds, or undefined when too many wait already. */
-    async lookUp<T>(ip: string, look: () => Promise<T>): Promise<T | undefined> {
-      const network = networkOf(ip);
-      const client = clientOf(network);
-      if (client.failed + client.running >= perMinute) {
-        const turn = nextTurn(network);
-        if (!turn) return undefined;
-        await turn;
-        return look();
-      }
-      client.running++;
+    async lookUp<T>(request: FastifyRequest, look: () => Promise<T>): Promise<T | undefined> {
+      const network = networkOf(request.ip);
+      const others = runningOf.get(network) ?? 0;
+      runningOf.set(network, others + 1);
       try {
-        return await look();
+        const known = await count(request, { increment: false });
+        if (known.isAllowed || others < known.remaining) return await look();
       } finally {
-        client.running--;
+        const left = (runningOf.get(network) ?? 1) - 1;
+        if (left > 0) runningOf.set(network, left);
+        else runningOf.delete(network);
       }
+      const turn = nextTurn(network);
+      if (!turn) return undefined;
+      await turn;
+      return look();
     },
 
     /** Counts a failure. Seconds until the address may fail again if it has failed too often, else 0. */
-    fail(ip: string): number {
-      const client = clientOf(networkOf(ip));
-      if (client.failed === 0) client.endsAtMs = performance.now() + MINUTE_MS;
-      client.failed++;
-      return client.failed > perMinute ? secondsLeft(client) : 0;
+    async fail(request: FastifyRequest): Promise<number> {
+      // One after the other: of two at once, the store would tell both the sum.
+      const counted = lastCount.then(() => count(request));
+      lastCount = counted.catch(() => undefined);
+      const known = await counted;
+      return !known.isAllowed && known.isExceeded ? Math.max(1, known.ttlInSeconds) : 0;
     },
 
     /** As `fail`, without a failure. */
-    waitSeconds(ip: string): number {
-      const client = clientOf(networkOf(ip));
-      return client.failed >= perMinute ? secondsLeft(client) : 0;
+    async waitSeconds(request: FastifyRequest): Promise<number> {
+      const known = await count(request, { increment: false });
+      return !known.isAllowed && known.remaining === 0 ? Math.max(1, known.ttlInSeconds) : 0;
     },
   };
-}
-
-function secondsLeft({ endsAtMs }: Client): number {
-  return Math.max(1, Math.ceil((endsAtMs - performance.now()) / 1000));
 }
 
 /** Gives turns in batches, to each address one after the other. Undefined when the queue is full. */

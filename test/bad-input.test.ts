@@ -359,7 +359,7 @@ const TABLE: Record<string, Case[]> = {
       'two Idempotency-Keys',
       postOrder(VALID_ORDER, { headers: ['Idempotency-Key: a', 'Idempotency-Key: b'] }),
     ),
-    invalid(
+    bad(
       'an Idempotency-Key of 256 characters',
       postOrder(VALID_ORDER, { headers: [`Idempotency-Key: ${'k'.repeat(256)}`] }),
     ),

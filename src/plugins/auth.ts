@@ -1,3 +1,4 @@
+import rateLimit from '@fastify/rate-limit';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { networkOf } from '../client-address.ts';
@@ -36,6 +37,8 @@ interface Unread {
   key?: undefined;
 }
 
+const MINUTE_MS = 60_000;
+const REMEMBERED_ADDRESSES = 50_000;
 const OVERLOAD_RETRY_SECONDS = 2;
 
 /**
@@ -44,7 +47,14 @@ const OVERLOAD_RETRY_SECONDS = 2;
  */
 export const auth = fp<AuthOptions>(
   async (app, { keys, usage, auditQueue, failuresPerMinute, metrics, anonymous }) => {
-    const attempts = createFailedAttempts(failuresPerMinute);
+    await app.register(rateLimit, {
+      global: false,
+      max: failuresPerMinute,
+      timeWindow: MINUTE_MS,
+      cache: REMEMBERED_ADDRESSES,
+      keyGenerator: ({ ip }) => networkOf(ip),
+    });
+    const attempts = createFailedAttempts(app.createRateLimit());
 
     app.addHook('onRoute', (route) => {
       if (route.config?.scope === undefined) {
@@ -62,22 +72,24 @@ export const auth = fp<AuthOptions>(
       if (verdict) return judge(verdict);
       // No guess of a stranger: the key was good before, or is being looked up already.
       if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
-      attempts.lookUp(request.ip, () => keys.find(token)).then(judge, done);
+      attempts.lookUp(request, () => keys.find(token)).then(judge, done);
 
       function judge(found: Verdict | Unread | undefined): void {
         if (!found) return turnAway();
         if ('principal' in found) return admit(found.principal);
         auditQueue.deny(describeDenial(request, found));
         if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
-        const waitSeconds = attempts.fail(request.ip);
-        if (waitSeconds > 0) limited(waitSeconds);
-        else fail(unauthorized(), found.refused);
+        attempts.fail(request).then((waitSeconds) => {
+          if (waitSeconds > 0) limited(waitSeconds);
+          else fail(unauthorized(), found.refused);
+        }, done);
       }
 
       function turnAway(): void {
-        const waitSeconds = attempts.waitSeconds(request.ip);
-        if (waitSeconds > 0) limited(waitSeconds);
-        else done(overloaded());
+        attempts.waitSeconds(request).then((waitSeconds) => {
+          if (waitSeconds > 0) limited(waitSeconds);
+          else done(overloaded());
+        }, done);
       }
 
       function admit(principal: Principal): void {
