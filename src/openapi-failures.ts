@@ -48,6 +48,8 @@ export function failuresOf({ method, config, schema = {} }: RouteOptions): Error
     ...when(!config?.quiet, 'https_required', 'not_acceptable', 'unsupported_media_type', 'timeout'),
     ...when(config?.scope, 'unauthorized', 'forbidden', 'rate_limited', 'unavailable', 'overloaded'),
     ...when(params, 'not_found', 'uri_too_long'),
+    // A well-formed cursor that is not from the list.
+    ...when(querystring instanceof z.ZodObject && 'cursor' in querystring.shape, 'not_found'),
     ...when(params ?? querystring ?? headers ?? body, 'validation_failed'),
     // A body that nobody asked for is read all the same.
     ...when(method !== 'GET', 'malformed_json', 'payload_too_large'),

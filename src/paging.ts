@@ -10,14 +10,11 @@ export const paging = {
     .default(20)
     .describe('Rows of one page, 1 to 100')
     .meta({ examples: [20] }),
-  // The reader of cursors checks more than a pattern can say; the pattern is for the document.
   cursor: z
     .string()
-    .min(1)
-    .max(512)
+    .regex(/^[A-Za-z0-9_-]{18,64}$/, '`next` of the page before, as it is')
     .optional()
-    .describe('`next` of the page before, as it is: a cursor of your own making is refused with 400')
-    .meta({ pattern: '^[A-Za-z0-9_-]{18,64}$' }),
+    .describe('`next` of the page before, as it is; 404 for one that this list did not give'),
 };
 
 /** Cursor of the next page; a page that is not full is the last one. */

@@ -18,13 +18,13 @@ export function createCursors(secretKey: string) {
     /** The pages of the list of this name, newest first; `idPattern` is what an id of its rows looks like. */
     of(list: string, idPattern: RegExp) {
       return {
-        /** The id that a page starts before. Throws `bad_request` for a cursor that was not made for this list. */
+        /** The id that a page starts before. Throws `not_found` for a cursor that was not made for this list. */
         before(cursor: string | undefined): string | undefined {
           if (cursor === undefined) return undefined;
           const bytes = Buffer.from(cursor, 'base64url');
           const id = bytes.subarray(MAC_BYTES).toString();
           if (!idPattern.test(id) || !timingSafeEqual(bytes.subarray(0, MAC_BYTES), macOf(list, id))) {
-            throw new AppError('bad_request', 'This cursor is not from this list; start again without one');
+            throw new AppError('not_found', 'This cursor is not from this list; start again without one');
           }
           return id;
         },

@@ -580,9 +580,13 @@ t.test('every act is in the audit trail, with who, from where and which request'
     json.data.map((event: { id: string }) => event.id),
   );
   const cursorOfKeys = (await request('GET', '/v1/api-keys?limit=1', { token })).json.next;
-  for (const cursor of [cursorOfKeys, 'x', `${cursorOfKeys}AA`, 'AAAAAAAAAAAAAAAAAAAAAAAA']) {
+  for (const cursor of [cursorOfKeys, `${cursorOfKeys}AA`, 'AAAAAAAAAAAAAAAAAAAAAAAA']) {
     const answer = await request('GET', `/v1/audit-events?cursor=${cursor}`, { token });
-    t.match(answer.json, { status: 400, code: 'bad_request' });
+    t.match(answer.json, { status: 404, code: 'not_found' });
+  }
+  for (const cursor of ['', 'x', 'A'.repeat(65), `${cursorOfKeys}.`]) {
+    const answer = await request('GET', `/v1/audit-events?cursor=${cursor}`, { token });
+    t.match(answer.json, { status: 400, code: 'validation_failed' });
   }
   await withClient(url, async (client) => {
     await t.rejects(client.query('delete from audit_event'), /append-only/);
