@@ -70,19 +70,22 @@ sentinel=$(secret sentinel_password)
 key_secret=$(secret api_key_secret)
 secret_key=$(secret secret_key)
 grafana=$(secret grafana_password)
+app_in_url=$(in_url "$app")
+migrator_in_url=$(in_url "$migrator")
+redis_in_url=$(in_url "$redis")
 
-put api 65532:65532 database_url "postgres://app:$(in_url "$app")@postgres:5432/hardpoint"
-put api 65532:65532 database_url_pgbouncer "postgres://app:$(in_url "$app")@pgbouncer:6432/hardpoint"
-put api 65532:65532 database_url_replica "postgres://app:$(in_url "$app")@postgres-replica:5432/hardpoint"
-put api 65532:65532 redis_url "redis://app:$(in_url "$redis")@redis:6379"
-put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$(in_url "$redis")@sentinel-1,sentinel-2,sentinel-3/limits"
-put api 65532:65532 redis_cache_url "redis://app:$(in_url "$redis")@redis-cache:6379"
+put api 65532:65532 database_url "postgres://app:$app_in_url@postgres:5432/hardpoint"
+put api 65532:65532 database_url_pgbouncer "postgres://app:$app_in_url@pgbouncer:6432/hardpoint"
+put api 65532:65532 database_url_replica "postgres://app:$app_in_url@postgres-replica:5432/hardpoint"
+put api 65532:65532 redis_url "redis://app:$redis_in_url@redis:6379"
+put api 65532:65532 redis_url_sentinel "redis+sentinel://app:$redis_in_url@sentinel-1,sentinel-2,sentinel-3/limits"
+put api 65532:65532 redis_cache_url "redis://app:$redis_in_url@redis-cache:6379"
 put api 65532:65532 api_key_secret "$key_secret"
 put api 65532:65532 secret_key "$secret_key"
 for name in api_keys otel_exporter_otlp_headers; do
   pass_on api 65532:65532 "$name"
 done
-put migrate 65532:65532 database_url "postgres://migrator:$(in_url "$migrator")@postgres:5432/hardpoint"
+put migrate 65532:65532 database_url "postgres://migrator:$migrator_in_url@postgres:5432/hardpoint"
 put postgres 999:999 superuser "$superuser"
 put postgres 999:999 migrator "$migrator"
 put postgres 999:999 app "$app"

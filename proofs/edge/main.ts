@@ -104,7 +104,7 @@ async function proveSpellings({ ask }: Nginx): Promise<string> {
 }
 
 async function proveSlowClients(nginx: Nginx): Promise<string> {
-  const head = 'POST /v1/orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n';
+  const head = 'POST /v1/api-keys HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n';
   const trickle = (text: string) => [text, ...Array.from({ length: 90 }, () => 'x')];
   const slow = [
     ...Array.from({ length: 50 }, () => talk(nginx, trickle('GET / HTTP/1.1\r\nX: '), { pauseMs: 1_000 })),
