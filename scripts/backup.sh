@@ -97,16 +97,24 @@ open_dump() { # FILE: the plain dump on stdout
   case $1 in *.enc) cipher -d -in "$1" ;; *) cat "$1" ;; esac
 }
 
+# drop DATABASE: a run that was killed may have left a session there. Without `force`, which would have to end autovacuum
+# and may not, Postgres itself sends autovacuum away.
+drop() {
+  query -d postgres -c "select pg_terminate_backend(pid, 5000) from pg_stat_activity
+    where datname = '$1' and usename = current_user" >/dev/null
+  query -d postgres -c 'set client_min_messages = error' -c "drop database if exists \"$1\""
+}
+
 # check FILE FACTS: restores FILE into a database of its own and compares; that database never stays.
 check() {
   local scratch=${PGDATABASE}_restore_test status=0
-  query -d postgres -c 'set client_min_messages = error' -c "drop database if exists \"$scratch\" with (force)" \
-    -c "create database \"$scratch\" template template0"
+  drop "$scratch"
+  query -d postgres -c "create database \"$scratch\" template template0"
   {
     open_dump "$1" | pg_restore --exit-on-error --no-owner --no-privileges --dbname="$scratch" &&
       facts "$scratch" | diff "$2" - >&2
   } || status=$?
-  query -d postgres -c "drop database \"$scratch\" with (force)"
+  drop "$scratch"
   [ "$status" -eq 0 ] || decryptable "$1"
   [ "$status" -eq 0 ] || die "$1 does not count: it cannot be restored, or holds something else than the database did"
 }

@@ -189,6 +189,41 @@ t.test('backups, with a real server', async (t) => {
     t.same(w.files().length, 3, 'and nothing of the killed one is left');
   });
 
+  await t.test('autovacuum in the scratch database fails no backup', async (t) => {
+    const AUTOVACUUM = [
+      'naptime = 1',
+      'vacuum_cost_delay = 100',
+      'vacuum_cost_limit = 1',
+      'vacuum_insert_threshold = 1',
+    ];
+    const tell = async (statements: string[]) =>
+      withClient(superuser(postgres), async (client) => {
+        for (const each of [...statements, 'select pg_reload_conf()']) await client.query(each);
+      });
+    await tell(AUTOVACUUM.map((setting) => `alter system set autovacuum_${setting}`));
+    t.teardown(() =>
+      tell(AUTOVACUUM.map((setting) => `alter system reset autovacuum_${setting.split(' ')[0]}`)),
+    );
+    const waits = `
+case "$*" in
+  *'create database'*) touch "$BACKUP_DIR/../made" ;;
+  *'drop database'*)
+    [ -e "$BACKUP_DIR/../made" ] || exec "$REAL/psql" "$@"
+    for _ in $(seq 600); do
+      found=$("$REAL/psql" -XqAt -h "$SOCKET" -U postgres -c "select count(*) from pg_stat_activity
+        where backend_type = 'autovacuum worker' and datname = 'hardpoint_restore_test'")
+      [ "$found" = 0 ] || { touch "$BACKUP_DIR/../met"; break; }
+      sleep 0.05
+    done ;;
+esac
+exec "$REAL/psql" "$@"`;
+    const w = openWorld(t, postgres, { psql: waits }, { SOCKET: postgres.socketDir });
+    const { code, stderr } = await w.run('run');
+    t.equal(code, 0, stderr);
+    t.ok(existsSync(join(w.backups, '../met')), 'it was there');
+    t.notOk((await databases(postgres)).some((database) => database.includes('restore_test')));
+  });
+
   await t.test('a copy that fails is a backup that failed', async (t) => {
     const failing = openWorld(t, postgres, {}, { BACKUP_COPY_COMMAND: 'cp -t /nowhere' });
     t.match(await failing.run('run'), { code: 1, stderr: /Z is here, but its copy failed: cp -t \/nowhere/ });
