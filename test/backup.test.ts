@@ -393,6 +393,10 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
 
     for (const sql of ['drop database hardpoint with (force)', 'create database hardpoint'])
       await withClient(superuser(postgres, 'postgres'), (client) => client.query(sql));
+    // What the service itself writes as soon as it starts on it.
+    await withClient(superuser(postgres), (client) =>
+      client.query('create table audit_event as select 1 as id'),
+    );
     writeFileSync(passphrase, 'wrong horse\n');
     const wrong = /was not encrypted with the passphrase in [^]*nothing was touched/;
     t.match(await restore(args, '', sealed), { code: 1, stderr: wrong });
