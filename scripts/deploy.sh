@@ -50,6 +50,18 @@ old() {
   done
 }
 
+# scale COUNT: so many replicas, all healthy; or says in what state each is.
+scale() {
+  local output
+  output=$(docker compose up -d --no-deps --no-recreate --no-build --scale "api=$1" --wait --wait-timeout 120 api 2>&1) &&
+    return
+  say "not $1 healthy replicas: $(tail -n 1 <<<"$output")"
+  # shellcheck disable=SC2046 # ids
+  docker inspect -f '{{.Name}} {{.State.Status}}{{with .State.Health}} {{.Status}}{{range .Log}}
+    {{.End.UTC.Format "15:04:05"}} exit code {{.ExitCode}}: {{.Output}}{{end}}{{end}}' $(docker compose ps -aq api) >&2 || true
+  return 1
+}
+
 # roll IMAGE: a new replica is healthy before an old one is told to stop. The old one goes on answering while
 # nginx learns that it leaves.
 roll() {
@@ -59,16 +71,14 @@ roll() {
     count=$(running api | wc -l)
     if [ "$count" -le "$API_REPLICAS" ]; then
       count=$((count + 1))
-      docker compose up -d --no-deps --no-recreate --no-build --scale "api=$count" --wait --wait-timeout 120 api >/dev/null 2>&1 ||
-        return 1
+      scale "$count" || return 1
       sleep 3 # nginx asks Docker's DNS every 2 s
     fi
     say "replacing ${id:0:12}"
     docker stop "$id" >/dev/null
     docker rm "$id" >/dev/null
   done
-  docker compose up -d --no-deps --no-recreate --no-build --scale "api=$API_REPLICAS" --wait --wait-timeout 120 api >/dev/null 2>&1 ||
-    return 1
+  scale "$API_REPLICAS" || return 1
   [ -z "$(old "$1")" ]
 }
 
@@ -118,7 +128,7 @@ abandon_unhealthy() {
 backup_first() {
   [ -n "$(running postgres)" ] || return 0
   say 'backup'
-  docker compose up -d --no-deps --no-recreate backup >/dev/null 2>&1
+  docker compose up -d --no-deps --no-recreate backup >/dev/null 2>&1 || die 'the service backup does not start'
   docker compose exec -T backup /scripts/backup.sh run >&2 || die 'no release without a backup that was restored'
 }
 

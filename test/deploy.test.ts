@@ -253,7 +253,13 @@ t.test('a release, and what ends it', async (t) => {
   });
 
   const ENDS: [string, string, number, RegExp, RegExp | undefined][] = [
-    ['never gets healthy', 'api:2-sick', 4, /does not hold: back to .*1\.0\n.*rolled back/, undefined],
+    [
+      'never gets healthy',
+      'api:2-sick',
+      4,
+      /not 3 healthy replicas: container \d+ is unhealthy\n.*answered 503\n.*does not hold: back to .*1\.0\n.*rolled back/,
+      undefined,
+    ],
     ['trips the watch', 'api:2-slow', 4, /watching[^]*rolled back to .*1\.0/, undefined],
     [
       'has migrations that fail',

@@ -38,7 +38,8 @@ case "$*" in
     while [ "$(ls "$STANDIN/api" | wc -l)" -lt "$wanted" ]; do
       echo "$API_IMAGE" >"$STANDIN/api/$(date +%s%N)"
     done
-    [[ $API_IMAGE != *sick ]] ;;
+    [[ $API_IMAGE != *sick ]] || { echo "container $(ls "$STANDIN/api" | tail -n 1) is unhealthy" >&2; exit 1; } ;;
+  'inspect -f {{.Name}} '*) echo '/api-3 running unhealthy exit code 1: http://127.0.0.1 answered 503' ;;
   'stop '*) [ ! -e "$STANDIN/interrupt" ] || { rm "$STANDIN/interrupt"; kill -TERM $PPID; } ;;
   'rm '*) rm "$STANDIN/api/$last" ;;
   'compose run '*migrate) [[ $API_IMAGE != *broken ]] ;;
