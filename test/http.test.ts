@@ -856,3 +856,12 @@ t.test('a process that falls behind sheds requests, stays alive for probes, and 
   t.equal(live.status, 200);
   await until('requests are taken again', async () => (await ask()).status === 200);
 });
+
+t.test('a process that stood still once sheds nothing afterwards', async (t) => {
+  const service = await startTestApp(t, { MAX_EVENT_LOOP_DELAY_MS: '100' });
+  const { token } = await service.issueKey();
+  // So long that the mean of the half second is above the limit, whatever else was seen in it.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 6_000);
+  const endMs = performance.now() + 1_500;
+  while (performance.now() < endMs) t.equal((await service.request('GET', LIST, { token })).status, 200);
+});

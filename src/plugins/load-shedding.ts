@@ -16,9 +16,13 @@ export const loadShedding = fp<{ maxEventLoopDelayMs: number }>(
     const turns = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
     turns.enable();
     let late = false;
+    let wasLate = false;
     const timer = setInterval(() => {
       // The mean distance between turns; NaN when too few were seen to tell, and that sheds nothing.
-      late = turns.mean / 1e6 - RESOLUTION_MS > maxEventLoopDelayMs;
+      const isLate = turns.mean / 1e6 - RESOLUTION_MS > maxEventLoopDelayMs;
+      // Twice in a row: one long turn, as when the machine had no time for this process, is over when it is seen.
+      late = isLate && wasLate;
+      wasLate = isLate;
       turns.reset();
     }, SAMPLE_MS);
     timer.unref();
