@@ -2,12 +2,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { send, type Answer } from './stack-request.ts';
 
+export interface Failure {
+  /** One line. */
+  text: string;
+  /** When it was sent, by the clock of `performance.now()`. */
+  sentAtMs: number;
+  /** What came in the place of the response that it should have had, unless the connection failed. */
+  answer?: Answer;
+}
+
 export interface LoadResult {
   sent: number;
-  /** What was not answered as it should, one line each. */
-  failures: string[];
-  /** From the first failure to the last, 0 without any. */
-  failuresLastedMs: number;
+  /** What was not answered as it should. */
+  failures: Failure[];
   /** Of the orders that were sent, each once or, after a failure, again with the same Idempotency-Key. */
   references: string[];
 }
@@ -37,29 +44,25 @@ let loads = 0;
  */
 export function startLoad({ api, key, perSecond, accepts = isDone }: LoadOptions): Load {
   const name = `load-${process.pid}-${(loads += 1)}`;
-  const failures: string[] = [];
+  const failures: Failure[] = [];
   const references: string[] = [];
   const pending = new Set<Promise<void>>();
   const authorization = `Bearer ${key}`;
   let sent = 0;
   let running = true;
-  let firstMs = Infinity;
-  let lastMs = -Infinity;
 
   /** Undefined when it failed. */
   async function attempt(what: string, work: () => Promise<Answer>): Promise<Answer | undefined> {
-    const startedMs = performance.now();
+    const sentAtMs = performance.now();
     try {
       const answer = await work();
       if (accepts(answer)) return answer;
-      throw new Error(`${answer.status} ${answer.body.slice(0, 160)}`);
+      failures.push({ text: `${what} ${answer.status} ${answer.body.slice(0, 160)}`, sentAtMs, answer });
     } catch (error) {
-      firstMs = Math.min(firstMs, startedMs);
-      lastMs = Math.max(lastMs, performance.now());
       const { message, code = '' } = error as NodeJS.ErrnoException;
-      failures.push(`${what} ${code} ${message}`);
-      return undefined;
+      failures.push({ text: `${what} ${code} ${message}`, sentAtMs });
     }
+    return undefined;
   }
 
   async function write(index: number): Promise<void> {
@@ -77,10 +80,12 @@ export function startLoad({ api, key, perSecond, accepts = isDone }: LoadOptions
       await delay(PAUSE_MS);
       made = await post().catch(() => undefined);
     }
-    if (!made || !isDone(made)) failures.push(`POST ${reference} was never done`);
+    const fail = (text: string) =>
+      failures.push({ text: `POST ${reference} ${text}`, sentAtMs: performance.now() });
+    if (!made || !isDone(made)) fail('was never done');
     else if (index % (WRITE_EVERY * REPEAT_EVERY) === 0) {
       const again = await attempt('POST again', post);
-      if (again && isDone(again) && idOf(again) !== idOf(made)) failures.push(`${reference} was made twice`);
+      if (again && isDone(again) && idOf(again) !== idOf(made)) fail('was made twice');
     }
   }
 
@@ -105,7 +110,7 @@ export function startLoad({ api, key, perSecond, accepts = isDone }: LoadOptions
       running = false;
       await loop;
       await Promise.all(pending);
-      return { sent, failures, references, failuresLastedMs: Math.max(0, lastMs - firstMs) };
+      return { sent, failures, references };
     },
   };
 }
