@@ -19,10 +19,10 @@ export function writeConfiguration(folder: string, places: Places): void {
   for (const [index, name] of names.entries()) writeFileSync(join(folder, name), texts[index] ?? '');
 }
 
-/** The file that the container's entrypoint makes, by the same script. */
-export function writeLimits(file: string, env: Record<string, string> = {}): void {
+/** The files that the container's entrypoint makes, by the same script. */
+export function writeIncludes(folder: string, env: Record<string, string> = {}): void {
   const { PATH = '' } = process.env;
-  execFileSync(join(repositoryDir, 'nginx/limits.sh'), { env: { PATH, LIMITS_FILE: file, ...env } });
+  execFileSync(join(repositoryDir, 'nginx/limits.sh'), { env: { PATH, INCLUDES: folder, ...env } });
 }
 
 /** Debian's nginx is older than the one in compose.yaml: what this one does not know. */
@@ -31,7 +31,7 @@ export function placesOfOlder(nginx: string): Places {
   const version = versionIn(/nginx\/(\d+)\.(\d+)\.(\d+)/, stderr);
   const openssl = versionIn(/OpenSSL (\d+)\.(\d+)\.(\d+)/, stderr);
   return [
-    ...(version < versionOf(1, 25, 1) ? ([[/ssl;\n +http2 on;/g, 'ssl http2;']] as Places) : []),
+    ...(version < versionOf(1, 25, 1) ? ([[/ssl;(\n.*)\n +http2 on;/g, 'ssl http2;$1']] as Places) : []),
     ...(version < versionOf(1, 27, 4) ? ([[/ +keepalive_min_timeout .*/g, '']] as Places) : []),
     ...(openssl < versionOf(3, 3, 0) ? ([['?X25519MLKEM768:', '']] as Places) : []),
   ];

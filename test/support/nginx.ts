@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import { findFreePort } from '../../src/commands/free-port.ts';
 import { createAuthority } from './certificates.ts';
-import { placesOfOlder, writeConfiguration, writeLimits, type Places } from './nginx-config.ts';
+import { placesOfOlder, writeConfiguration, writeIncludes, type Places } from './nginx-config.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { requireTool } from './tools.ts';
 import { until } from './until.ts';
@@ -84,8 +84,6 @@ export async function startNginx(
     ['/dev/stderr', `${folder}/error.log`],
     ['/dev/stdout', `${folder}/access.log`],
     ['127.0.0.1:8081', `127.0.0.1:${healthPort}`],
-    // One family is enough here.
-    [/ +listen \[::\].*\n/g, ''],
     ['listen 8082', `listen 127.0.0.1:${statusPort}`],
     ['listen 8080', `listen 127.0.0.1:${httpPort}`],
     ['listen 8443', `listen 127.0.0.1:${httpsPort}`],
@@ -93,7 +91,8 @@ export async function startNginx(
     ...placesOfOlder(nginx),
   ];
   writeConfiguration(folder, places);
-  writeLimits(join(folder, 'tmp/limits.conf'), env);
+  // One family is enough here: these ports are everybody's.
+  writeIncludes(join(folder, 'tmp'), { IF_INET6: '/none', ...env });
   const args = ['-p', folder, '-e', join(folder, 'error.log'), '-c', join(folder, 'nginx.conf')];
   const check = spawnSync(nginx, [...args, '-t'], { encoding: 'utf8' });
   if (check.status !== 0) throw new Error(`nginx -t: ${check.stderr}`);
