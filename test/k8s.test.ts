@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import t from 'tap';
 import { parseAllDocuments } from 'yaml';
 import { configChecksum } from '../scripts/k8s-checksum.ts';
@@ -21,7 +21,7 @@ import {
   values,
   type Container,
 } from './support/manifests.ts';
-import { readText } from './support/compose.ts';
+import { readCompose, readText } from './support/compose.ts';
 import { repositoryDir } from './support/servers.ts';
 
 const { version } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8'));
@@ -254,6 +254,22 @@ t.test('what is optional fits the rest', async (t) => {
     [...expr.matchAll(/\bjob="(\w+)"/g)].map(([, job]) => job),
   );
   t.same([...new Set(jobs)], [monitor.endpoints[0].relabelings[0].replacement]);
+
+  // The superuser's password stands in no environment: Postgres is made as compose.yaml makes it, of the same files.
+  const [postgres] = podsOf(find('StatefulSet', 'postgres', all));
+  const compose = readCompose().services.postgres;
+  t.same(postgres?.containers[0]?.command, compose?.entrypoint);
+  t.notOk(postgres?.containers[0]?.env);
+  const given = postgres?.volumes.flatMap(({ configMap }) => configMap?.items ?? []) ?? [];
+  for (const { key, path } of given) {
+    t.ok(existsSync(join(repositoryDir, 'docker/postgres', path)), path);
+    t.equal(basename(path), key);
+  }
+  const init = readdirSync(join(repositoryDir, 'docker/postgres/init')).map((name) => `init/${name}`);
+  t.same(
+    given.map(({ path }) => path).filter((path) => path !== 'primary.sh'),
+    ['postgresql.conf', 'pg_hba.conf', ...init],
+  );
 
   const text = readFileSync(join(repositoryDir, 'k8s/optional/prometheusrule.yaml'), 'utf8');
   t.equal(text, withRules(text), 'run: npm run k8s:rules');

@@ -27,6 +27,7 @@ export interface ComposeService {
   healthcheck?: { test?: string[]; disable?: boolean; timeout?: string; interval?: string };
   depends_on?: Record<string, { condition: string }>;
   command?: string[];
+  entrypoint?: string[];
   environment?: Record<string, string | number | null>;
   ports?: string[];
   networks?: string[] | Record<string, { ipv4_address?: string; aliases?: string[] }>;

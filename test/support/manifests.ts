@@ -8,6 +8,7 @@ export interface Container {
   name: string;
   image: string;
   imagePullPolicy?: string;
+  command?: string[];
   args?: string[];
   env?: { name: string; value?: string; valueFrom?: { secretKeyRef?: { name: string; key: string } } }[];
   envFrom?: { configMapRef: { name: string } }[];
@@ -37,7 +38,12 @@ export interface PodSpec {
   securityContext: object;
   initContainers?: Container[];
   containers: Container[];
-  volumes: { name: string; secret?: { secretName: string }; emptyDir?: { sizeLimit?: string } }[];
+  volumes: {
+    name: string;
+    secret?: { secretName: string };
+    configMap?: { name: string; items?: { key: string; path: string }[] };
+    emptyDir?: { sizeLimit?: string };
+  }[];
 }
 
 export interface Manifest {
