@@ -134,7 +134,12 @@ export async function proveSilence(stack: Stack, key: string, report: Report): P
   const { compose, https } = stack;
   await report.check('no secret, key, query or body is in the log of any container', async () => {
     const headers = { authorization: `Bearer ${key}`, referer: `https://a.test/?key=${CANARY}` };
-    const post = { method: 'POST', headers, body: { reference: CANARY, padding: CANARY.repeat(20_000) } };
+    const post = {
+      method: 'POST',
+      headers,
+      body: { reference: CANARY, padding: CANARY.repeat(20_000) },
+      alone: true,
+    };
     for (const path of [`/v1/orders?status=${CANARY}`, `/v1/orders/${key}`, `/${key}?x=${CANARY}`]) {
       await send(https + path, { headers });
       await send(https + path, post);
