@@ -639,7 +639,8 @@ t.test('within five seconds', { jobs: 5 }, async (t) => {
       ]) {
         t.equal(status, 503);
         t.match(retryAfter, /^\d+$/);
-        t.ok(ms < poolWaitMs + 1_000, `${ms} ms`);
+        // A process that was held up asks once more before it gives up; a silent socket alone would take 31 s.
+        t.ok(ms < poolWaitMs + 2_000, `${ms} ms`);
       }
 
       proxy.mend();
