@@ -74,17 +74,38 @@ export async function openTcpProxy(target: number): Promise<TcpProxy> {
       if (proxy.closeDelayMs === 0) to.destroy();
       else setTimeout(() => to.destroy(), proxy.closeDelayMs).unref();
     });
-    if (isHeld) from.pause();
   };
   const breakAll = (way: 'destroy' | 'resetAndDestroy' = 'destroy') => {
     for (const socket of sockets) socket[way]();
   };
-  const server = createServer((client) => {
+  const accept = (client: Socket) => {
     if (resets) {
       client.resetAndDestroy();
       return;
     }
-    const upstream = connect(target, '127.0.0.1');
+    if (isHeld) {
+      // As if its first packet were repeated until it came through: the server hears only of who still waits then.
+      const early: Buffer[] = [];
+      const keep = (data: Buffer) => void early.push(data);
+      const drop = () => {
+        heldBack.delete(open);
+        sockets.delete(client);
+      };
+      const open = () => {
+        client.off('data', keep).off('close', drop).pause();
+        if (early.length > 0) client.unshift(Buffer.concat(early));
+        heldBack.delete(open);
+        accept(client);
+      };
+      sockets.add(client);
+      heldBack.add(open);
+      client
+        .on('data', keep)
+        .on('close', drop)
+        .on('error', () => undefined);
+      return;
+    }
+    const upstream = connect({ port: target, host: '127.0.0.1', noDelay: true });
     client.on('data', (data) => {
       if (!lost || !data.includes(lost.text)) return;
       const { atOnce } = lost;
@@ -102,7 +123,10 @@ export async function openTcpProxy(target: number): Promise<TcpProxy> {
     });
     forward(client, upstream, false);
     forward(upstream, client, true);
-  });
+    client.resume();
+  };
+  const heldBack = new Set<() => void>();
+  const server = createServer({ noDelay: true }, accept);
   const listen = (port: number) => once(server.listen(port, '127.0.0.1'), 'listening');
   await listen(0);
 
@@ -127,6 +151,7 @@ export async function openTcpProxy(target: number): Promise<TcpProxy> {
     release() {
       isHeld = false;
       for (const socket of sockets) socket.resume();
+      for (const open of heldBack) open();
     },
     reset() {
       resets = true;
