@@ -27,6 +27,8 @@ interface Fault {
   /** Fails each question, or lets Redis forget. */
   kind: 'away' | 'forgets';
   movesClock?: boolean;
+  /** Nothing is answered in time: no request is to find that out again. */
+  silent?: boolean;
   happen(place: Place): unknown;
   heal?(place: Place): unknown;
 }
@@ -48,14 +50,23 @@ const faults: Fault[] = [
   {
     name: 'cut off without a word',
     kind: 'away',
+    silent: true,
     happen: ({ proxy }) => proxy.cut(),
     heal: ({ proxy }) => proxy.mend(),
   },
   {
     name: 'stopped while connected',
     kind: 'away',
+    silent: true,
     happen: ({ redis }) => redis.freeze(),
     heal: ({ redis }) => redis.thaw(),
+  },
+  {
+    name: 'answering too late',
+    kind: 'away',
+    silent: true,
+    happen: ({ proxy }) => (proxy.delayMs = 3 * COMMAND_TIMEOUT_MS),
+    heal: ({ proxy }) => (proxy.delayMs = 0),
   },
   {
     name: 'out of memory',
@@ -87,7 +98,7 @@ t.test(
     for (const { fault, run } of await Promise.all(runs)) {
       await t.test(fault.name, async (t) => {
         const { faultAt, healedAt, processes } = run;
-        for (const { latencies, even, logs, fellBackAt } of processes) {
+        for (const { latencies, even, logs, fellBackAt, askedAt } of processes) {
           // Of those that this machine did not delay itself.
           const undisturbed = latencies.filter(({ lostMs }) => lostMs < 40);
           const slowest = Math.max(...undisturbed.map(({ ms }) => ms));
@@ -97,6 +108,8 @@ t.test(
           // A clock that is set back counts too long, which needs no word.
           if (!fault.name.includes('back')) t.ok(told.length === 1 || told.length === 2, 'a line says so');
           if (fault.kind === 'away') t.ok(fellBackAt.length > 10, `${fellBackAt.length} requests fell back`);
+          const waited = askedAt.filter((atMs) => atMs > faultAt + 1_000 && atMs < healedAt);
+          if (fault.silent) t.equal(waited.length, 0, 'nobody waits for it once it is known');
           const noticed = even.filter(({ atMs }) => atMs > faultAt + 1_000);
           if (fault.kind === 'away') {
             const during = noticed.filter(({ atMs }) => atMs < healedAt);
@@ -176,14 +189,20 @@ function startLimiter(t: Test, url: string, movesClock = false) {
   const process = {
     logs,
     fellBackAt: [] as number[],
+    /** When it was asked for what it seemed to be there for. */
+    askedAt: [] as number[],
     latencies: [] as { ms: number; lostMs: number }[],
     even: [] as Admission[],
     uneven: [] as Admission[],
     ready: redis.ready,
     request,
   };
+  const run = movesClock ? runWithMovingClock(redis) : createLeaseRunner(redis);
   const limiter = createRateLimiter({
-    run: movesClock ? runWithMovingClock(redis) : createLeaseRunner(redis),
+    run: (...question) => {
+      if (redis.state() !== 'disconnected') process.askedAt.push(performance.now());
+      return run(...question);
+    },
     commandTimeoutMs: COMMAND_TIMEOUT_MS,
     expectedReplicas: PROCESSES,
     log,

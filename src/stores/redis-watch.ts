@@ -1,7 +1,10 @@
 import type { EventEmitter } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import { createIntervalWarning } from './log-interval.ts';
+import { sleptSince } from './patience.ts';
 import type { RedisConnection } from './redis-connection.ts';
 import { explainFailure, REFUSES_WRITES } from './redis-problems.ts';
 import { createServerCheck } from './redis-servers.ts';
@@ -13,6 +16,8 @@ const REPEAT_AFTER_MS = 60_000;
 const PROBE_AFTER_MS = 1_000;
 /** Never left behind: it ends by itself. */
 const PROBE_KEY = 'hp:probe';
+/** Between two pings of a server that does not answer. */
+const PING_AGAIN_MS = 50;
 /** What ioredis says of a connection whose own error was told before, or went elsewhere. */
 const SAYS_NOTHING = /^(Failed to refresh slots cache|Connection is closed)/;
 
@@ -24,6 +29,7 @@ export function watchConnection(
   connection: RedisConnection,
   target: RedisTarget,
   role: RedisRole,
+  commandTimeoutMs: number,
   { log, metrics }: { log: Logger; metrics: Metrics },
 ): { stop(): void; state(): RedisState } {
   const client: EventEmitter = connection.client;
@@ -37,6 +43,8 @@ export function watchConnection(
   let lossTold = true;
   let probedAt = -Infinity;
   let refusesWrites = false;
+  let [pinging, silent] = [false, false];
+  if (connection.client instanceof Redis) watchAnswers(connection.client);
 
   connection.onReady(() => {
     metrics.redisUp.set({ role }, 1);
@@ -47,6 +55,7 @@ export function watchConnection(
   });
 
   client.on('close', () => {
+    silent = false;
     metrics.redisUp.set({ role }, 0);
     if (stopped) return;
     tell(connection.cause?.() ?? new Error('the connection was closed or refused'));
@@ -77,6 +86,44 @@ export function watchConnection(
     log.warn({ reason, mend }, message);
   }
 
+  /**
+   * A command that got no answer in time may have been slow itself. When a ping gets none either, the server is
+   * silent, and from then on pings alone wait for it: other commands fail at once. A cluster is left out, of which
+   * one node is silent and the others are not.
+   */
+  function watchAnswers(redis: Redis): void {
+    const send = redis.sendCommand.bind(redis);
+    redis.sendCommand = (command, stream) => {
+      if (silent && command.name !== 'ping') {
+        command.reject(new Error('no answer within the timeout of a ping'));
+        return command.promise;
+      }
+      const answer = send(command, stream) as Promise<unknown>;
+      answer.catch(({ message }: Error) => {
+        if (message === 'Command timed out' && redis.status === 'ready') void pingUntilAnswer(redis);
+      });
+      return answer;
+    };
+  }
+
+  async function pingUntilAnswer(redis: Redis): Promise<void> {
+    if (pinging) return;
+    pinging = true;
+    for (;;) {
+      const from = performance.now();
+      const answered = await redis.ping().then(...ANSWERED);
+      // A connection that is made anew is found out anew.
+      if (answered || redis.status !== 'ready') break;
+      // A timeout proves nothing when this process was asleep.
+      if (!sleptSince(from, commandTimeoutMs)) silent = true;
+      if (silent) metrics.redisUp.set({ role }, 0);
+      await sleep(PING_AGAIN_MS, undefined, { ref: false });
+    }
+    pinging = false;
+    if (silent) metrics.redisUp.set({ role }, 1);
+    silent = false;
+  }
+
   /** A server that is full, cannot save or is a replica answers, and takes nothing. */
   async function probe(): Promise<void> {
     probedAt = performance.now();
@@ -104,9 +151,11 @@ export function watchConnection(
     },
 
     state() {
-      if (!connection.ready()) return 'disconnected';
+      if (!connection.ready() || silent) return 'disconnected';
       if (performance.now() - probedAt > PROBE_AFTER_MS) void probe();
       return refusesWrites ? 'degraded' : 'connected';
     },
   };
 }
+
+const ANSWERED = [() => true, () => false] as const;

@@ -46,7 +46,7 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
 
   const connection = openConnection(target, commandTimeoutMs, `hardpoint-${role}`);
   const { client, ready, onReady } = connection;
-  const watch = watchConnection(connection, target, role, { log, metrics: deps.metrics });
+  const watch = watchConnection(connection, target, role, commandTimeoutMs, { log, metrics: deps.metrics });
   const subscriber = createSubscriber(
     () => connection.openAnother(`hardpoint-${role}-subscriber`),
     MEETING_KEY,

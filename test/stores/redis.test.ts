@@ -20,6 +20,7 @@ import { createDatabase } from '../support/postgres.ts';
 import { redisUrl, startRedis } from '../support/redis.ts';
 import { spawnService } from '../support/service.ts';
 import { startStopwatch } from '../support/stopwatch.ts';
+import { startTcpProxy } from '../support/tcp-proxy.ts';
 import { requireTool } from '../support/tools.ts';
 import { until as waitUntil } from '../support/until.ts';
 
@@ -259,6 +260,29 @@ t.test('Redis that hangs costs one command timeout, then nothing, and comes back
   const goodbye = await timed(redis.close());
   t.ok(goodbye.tookMs < 700, `and one that was ready ${goodbye.tookMs.toFixed(0)} ms`);
   server.thaw();
+});
+
+t.test('a server whose answers come too late is left to pings until they are in time', async (t) => {
+  const server = await startRedis(t);
+  if (!server) return;
+  const proxy = await startTcpProxy(t, server.port);
+  const { redis, isUp } = open(t, `redis://127.0.0.1:${proxy.port}`);
+  await until(() => redis.ready());
+  let lost = 0;
+  (redis.client as EventEmitter).on('close', () => (lost += 1));
+
+  proxy.delayMs = 2 * COMMAND_TIMEOUT_MS;
+  await redis.client.get('key').catch(() => undefined);
+  await until(() => redis.state() === 'disconnected', 5_000);
+  t.notOk(await isUp());
+  const { failed, tookMs } = await timed(redis.client.get('key'));
+  t.ok(failed && tookMs < SLACK_MS, `meanwhile a command takes ${tookMs.toFixed(1)} ms`);
+
+  proxy.delayMs = 0;
+  await until(() => redis.state() === 'connected', 5_000);
+  t.ok(await isUp());
+  t.equal(await redis.client.get('key'), null);
+  t.equal(lost, 0, 'on the same connection');
 });
 
 t.test('a server that accepts connections and says nothing is never waited for', async (t) => {
