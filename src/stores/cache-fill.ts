@@ -65,7 +65,8 @@ export function createCacheFill(
   async function look(search: Search, wantedAge: number): Promise<Held> {
     const fails = failing.has(search.id);
     const maxAge = fails && wantedAge === SERVED_AGE ? ANY_AGE : wantedAge;
-    const held = shared ? await shared.read(search, maxAge) : AWAY;
+    const isKept = kept.findLast(search.id, false) !== undefined;
+    const held = shared ? await shared.read(search, maxAge, isKept) : AWAY;
     if (held.state !== 'away' || !(alone || fails)) return held;
     const entry = kept.findLast(search.id, false);
     return entry && entry.ageInTtls < maxAge ? { state: 'found', entry } : { state: 'away', entry };

@@ -5,6 +5,7 @@ import type { CacheEntry } from './cache-entry.ts';
 import { LEASE_MS, TOO_BIG_MS, defineCacheCommands } from './cache-scripts.ts';
 import { decodeEntry, encodeEntry, slotOf, type TextOwner } from './cache-text.ts';
 import { createIntervalWarning } from './log-interval.ts';
+import { within } from './patience.ts';
 import type { RedisHandle } from './redis.ts';
 
 /**
@@ -32,6 +33,8 @@ export const LOAD_MAX_MS = 60_000;
 const RENEW_MS = LEASE_MS / 4;
 const PURGES_OWED_MAX = 10_000;
 const PAY_AGAIN_MS = 1000;
+/** How long a key waits for Redis that this process knows already: its load is one query. */
+const HURRY_MS = 50;
 export const AWAY: Held = { state: 'away', entry: undefined };
 
 /**
@@ -126,13 +129,17 @@ export function createSharedCache(
     };
   }
 
-  /** Looks for an entry that is younger than `maxAgeInTtls`; without one, tries to get the lease. */
-  async function read(owner: TextOwner, maxAgeInTtls: number): Promise<Held> {
+  /**
+   * Looks for an entry that is younger than `maxAgeInTtls`; without one, tries to get the lease. `hurries`: whoever
+   * asks can do without Redis, and waits for less than a command may take.
+   */
+  async function read(owner: TextOwner, maxAgeInTtls: number, hurries: boolean): Promise<Held> {
     const { id, place } = owner;
     if (owed.has(place) && !(await purge(place))) return AWAY;
     const token = randomUUID();
     const atMs = performance.now();
-    const reply = await attempt(() => client.cacheRead(...keysOf(owner), token, maxAgeInTtls));
+    const asked = attempt(() => client.cacheRead(...keysOf(owner), token, maxAgeInTtls));
+    const reply = await (hurries ? within(HURRY_MS, asked).catch(() => undefined) : asked);
     if (!reply) {
       // The lease may have been given and only the answer got lost: nobody should wait for us.
       if (redis.ready()) client.cacheSettle(...keysOf(owner), token, '', 0).catch(() => undefined);
@@ -144,7 +151,7 @@ export function createSharedCache(
       warn({ characters: text.length }, 'a cached value is damaged or of another release; it is replaced');
     }
     // Nothing is young enough for 0: that asks for the lease.
-    if (state === 'found') return entry ? { state, entry } : read(owner, 0);
+    if (state === 'found') return entry ? { state, entry } : read(owner, 0, hurries);
     return state === 'claimed' ? { state, entry, lease: holdLease(owner, token) } : { state, entry };
   }
 

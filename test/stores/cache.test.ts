@@ -12,6 +12,7 @@ import { encodeEntry, encodeKey, shapeOf } from '../../src/stores/cache-text.ts'
 import { createNoCache } from '../../src/stores/cache.ts';
 import { createSingleFlight } from '../../src/stores/single-flight.ts';
 import { startRedis } from '../support/redis.ts';
+import { startTcpProxy } from '../support/tcp-proxy.ts';
 import { until } from '../support/until.ts';
 import {
   KEY,
@@ -711,6 +712,25 @@ t.test('with a Redis of its own, or none', { jobs: 4 }, async (t) => {
       await read();
       return (await a.client.exists(redisKey(KEY))) === 1;
     });
+  });
+
+  void t.test('a key that this process knows does not wait out a Redis that is silent', async (t) => {
+    const server = await startRedis(t);
+    if (!server) return;
+    const proxy = await startTcpProxy(t, server.port);
+    const commandTimeoutMs = 10_000;
+    const a = await openProcess(t, `redis://127.0.0.1:${proxy.port}`, { commandTimeoutMs });
+    await a.cache.get(KEY, async () => 'first');
+    await isStored(a);
+    await distrust();
+
+    proxy.hold();
+    const { tookMs } = await timed(a.cache.get(KEY, async () => 'second'));
+    t.ok(tookMs < commandTimeoutMs / 2, `${tookMs} ms`);
+    t.equal(await a.cache.get(KEY, neverLoad), 'second');
+    proxy.release();
+    await a.client.ping();
+    t.same(await a.client.keys('*lease'), [], 'and leaves no lease behind');
   });
 
   void t.test('a lease whose answer got lost makes nobody wait', async (t) => {
