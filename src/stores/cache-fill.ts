@@ -55,7 +55,14 @@ export function createCacheFill(
     const first = await look(search, SERVED_AGE);
     const waited = first.state === 'busy';
     const held = waited ? await waitForOther(search) : first;
-    if (held.state !== 'found') return load(search, held, mine);
+    if (held.state !== 'found') {
+      const loading = load(search, held, mine);
+      const late = held.state === 'away' ? held.late : undefined;
+      // Whoever can give the value first: Postgres may be slower still.
+      return late
+        ? Promise.race([loading, late.then((entry) => (entry ? toFound(entry) : loading))])
+        : loading;
+    }
 
     if (mine()) kept.keep(search.id, held.entry);
     if (held.entry.ageInTtls >= FRESH_AGE) refresh(search);

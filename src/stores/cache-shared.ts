@@ -11,12 +11,13 @@ import type { RedisHandle } from './redis.ts';
 /**
  * What is known of one key outside of this process. `found` is good enough. Otherwise somebody has to load,
  * and `entry` is what there is if that fails: the caller, who has the lease (claimed); another process
- * (busy); everybody for himself, without storing (too-big a moment ago, or Redis is away).
+ * (busy); everybody for himself, without storing (too-big a moment ago, or Redis is away, and what it had may come late).
  */
 export type Held =
   | { state: 'found'; entry: CacheEntry }
   | { state: 'claimed'; entry: CacheEntry | undefined; lease: Lease }
-  | { state: 'busy' | 'too-big' | 'away'; entry: CacheEntry | undefined };
+  | { state: 'busy' | 'too-big'; entry: CacheEntry | undefined }
+  | { state: 'away'; entry: CacheEntry | undefined; late?: Promise<CacheEntry | undefined> };
 
 /** The right to store what is loaded; it is lost when the key is purged. Must be ended by one of the two. */
 export interface Lease {
@@ -35,7 +36,7 @@ const PURGES_OWED_MAX = 10_000;
 const PAY_AGAIN_MS = 1000;
 /** How long a key waits for Redis that this process knows already: its load is one query. */
 const HURRY_MS = 50;
-export const AWAY: Held = { state: 'away', entry: undefined };
+export const AWAY = { state: 'away', entry: undefined } as const satisfies Held;
 
 /**
  * The tier in Redis that all processes share. No function here throws and none waits longer than one
@@ -143,7 +144,12 @@ export function createSharedCache(
     if (!reply) {
       // The lease may have been given and only the answer got lost: nobody should wait for us.
       if (redis.ready()) client.cacheSettle(...keysOf(owner), token, '', 0).catch(() => undefined);
-      return AWAY;
+      const late = asked.then((found) =>
+        found?.[2] === 'found' && found[0] !== null
+          ? decodeEntry(found[0], owner, { leftMs: found[1], atMs })
+          : undefined,
+      );
+      return { ...AWAY, late };
     }
     const [text, leftMs, state] = reply;
     const entry = text === null ? undefined : decodeEntry(text, owner, { leftMs, atMs });

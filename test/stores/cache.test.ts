@@ -724,6 +724,15 @@ t.test('with a Redis of its own, or none', { jobs: 4 }, async (t) => {
     await isStored(a);
     await distrust();
 
+    proxy.delayMs = 300;
+    t.equal(
+      await a.cache.get(KEY, () => new Promise(() => undefined)),
+      'first',
+      'a late answer is better than none',
+    );
+    proxy.delayMs = 0;
+    await distrust();
+
     proxy.hold();
     const { tookMs } = await timed(a.cache.get(KEY, async () => 'second'));
     t.ok(tookMs < commandTimeoutMs / 2, `${tookMs} ms`);
