@@ -85,23 +85,41 @@ export const FAULTS: Fault[] = [
     begin: async ({ request }) => underLoad(20, () => request(UNKNOWN_KEY)),
   },
   {
-    name: 'every answer of Postgres takes 3.2 s',
+    name: 'every statement takes 3.2 s',
     alerts: [
       ['HighLatencyP95', 'warning'],
       ['DatabaseQueriesSlow', 'warning'],
     ],
-    async begin({ load, proxy }) {
+    async begin({ load, postgres }) {
       const { perSecond } = load;
       // As many as the pool can serve at that speed: the others would only be refused.
       load.perSecond = 1;
-      proxy.delayMs = 3200;
+      // Not a slow wire: a server that says nothing for so long is given up.
+      await run(
+        postgres.url,
+        `begin;
+         alter table audit_event rename to audit_event_stored;
+         create view audit_event as
+           select stored.* from (select pg_sleep(3.2)) slow, audit_event_stored stored;
+         commit`,
+      );
       return async () => {
-        proxy.delayMs = 0;
+        await run(
+          postgres.url,
+          'begin; drop view audit_event; alter table audit_event_stored rename to audit_event; commit',
+        );
         load.perSecond = perSecond;
       };
     },
   },
 ];
+
+async function run(url: string, text: string): Promise<void> {
+  const client = new Client({ connectionString: url });
+  await client.connect();
+  await client.query(text);
+  await client.end();
+}
 
 function underLoad(perSecond: number, request: () => [string, RequestInit]): () => Promise<void> {
   const load = startLoad(perSecond, request);

@@ -8,7 +8,6 @@ import { openEmbeddedPostgres } from '../src/commands/embedded-postgres.ts';
 import { findFreePort } from '../src/commands/free-port.ts';
 import { migrateUp } from '../src/commands/migrate.ts';
 import { ensureDatabase } from '../src/stores/database.ts';
-import { openTcpProxy } from '../test/support/tcp-proxy.ts';
 import { startLoad, type Load } from './drill-load.ts';
 import { answersOk, startProcess, type RunningProcess } from './drill-processes.ts';
 import { planMonitoring } from './drill-monitoring.ts';
@@ -25,7 +24,6 @@ export interface World {
   postgres: Part & { url: string };
   redis: Part;
   service: Part;
-  proxy: { delayMs: number };
   load: Load;
   watch: AlertWatch;
   /** Whether the service answers, and has its Postgres and its Redis. */
@@ -81,8 +79,6 @@ export async function buildWorld(
   closers.push(() => server.stop());
   const databaseUrl = await ensureDatabase(server.url, 'hardpoint');
   await migrateUp({ databaseUrl });
-  const proxy = await openTcpProxy(server.port);
-  closers.push(() => proxy.close());
 
   say('starting Redis');
   const redisArgs = ['--port', String(ports.redis), '--bind', '127.0.0.1', '--save', '', '--dir', folder];
@@ -93,7 +89,7 @@ export async function buildWorld(
     API_HOST: '127.0.0.1',
     API_PORT: String(ports.api),
     METRICS_PORT: String(ports.metrics),
-    DATABASE_URL: Object.assign(new URL(databaseUrl), { port: String(proxy.port) }).href,
+    DATABASE_URL: databaseUrl,
     REDIS_URL: `redis://127.0.0.1:${ports.redis}`,
     API_KEY_SECRET: randomBytes(36).toString('base64'),
     SECRET_KEY: randomBytes(36).toString('base64'),
@@ -148,7 +144,6 @@ export async function buildWorld(
     },
     redis,
     service,
-    proxy,
     load,
     watch,
     isWell: async () => load.isWell() && (await readState(urlOf(ports.api)).catch(() => '')) === 'ok',
