@@ -48,6 +48,7 @@ async function start(): Promise<void> {
   const app = await buildApp({ config, log, metrics, lifecycle, services, version, tracing });
   const internal = buildInternalApp({ log, metrics, lifecycle, services, version });
 
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, stay);
   const { close } = closeWithGrace(
     {
       delay: shutdownBudgetMs(config.lifecycle),
@@ -97,14 +98,15 @@ async function start(): Promise<void> {
 
 /** Below npm a Ctrl-C comes twice: from the terminal, and from npm, which passes it on. */
 function ignoreRepeat(signal: NodeJS.Signals): void {
-  const listeners = process.listeners(signal);
-  const ignore = (): void => undefined;
-  process.removeAllListeners(signal).on(signal, ignore);
+  const listeners = process.listeners(signal).filter((listener) => listener !== stay);
+  for (const listener of listeners) process.off(signal, listener);
   setTimeout(() => {
     for (const listener of listeners) process.on(signal, listener);
-    process.off(signal, ignore);
   }, REPEAT_MS).unref();
 }
+
+/** A signal without a listener, if only between two of them, would end the process at once. */
+function stay(): void {}
 
 const REPEAT_MS = 1_000;
 
