@@ -26,8 +26,9 @@ export type AuditQueue = ReturnType<typeof startAuditQueue>;
 
 /**
  * Audit events of no transaction, above all of what was refused: one event a minute for the same refusal, with a
- * count, written in batches off the way of the request. Whoever provokes refusals cannot fill the table or the memory: a tenant has at most
- * a hundred different ones in a minute, and the rest is one event for each action. `close` writes what is pending.
+ * count, written in batches off the way of the request. Whoever provokes refusals cannot fill the table or the
+ * memory: a tenant has at most a hundred different ones in a minute, and the rest is one event for each action.
+ * `close` writes what is pending.
  */
 export function startAuditQueue(db: Db, log: Logger) {
   const pending = new Map<string, Pending>();
