@@ -9,14 +9,7 @@ import type { Lifecycle } from './lifecycle.ts';
 import { createRequestLog } from './logging.ts';
 import type { Metrics } from './metrics.ts';
 import { auth } from './plugins/auth.ts';
-import {
-  PROBLEMS,
-  PROBLEM_TYPE,
-  errorHandler,
-  renderProblem,
-  reportFailure,
-  toAppError,
-} from './plugins/error-handler.ts';
+import { errorHandler, reportFailure, toAppError } from './plugins/error-handler.ts';
 import { health } from './plugins/health.ts';
 import { idempotency } from './plugins/idempotency.ts';
 import { loadShedding } from './plugins/load-shedding.ts';
@@ -26,7 +19,7 @@ import { openApi } from './plugins/openapi.ts';
 import { rateLimit } from './plugins/rate-limit.ts';
 import { requestGuard } from './plugins/request-guard.ts';
 import { requestTimeout } from './plugins/request-timeout.ts';
-import { readSecurityHeaders, securityHeaders } from './plugins/security-headers.ts';
+import { SECURITY_HEADERS, securityHeaders } from './plugins/security-headers.ts';
 import {
   catchStrays,
   createFrameworkErrorHandler,
@@ -61,13 +54,11 @@ const RECEIVE = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000 };
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, log, metrics, lifecycle, services, version } = options;
   const { headersTimeoutMs, requestTimeoutMs } = options.receive ?? RECEIVE;
-  const headers = await readSecurityHeaders();
   const isTrusted = createTrust(config.http.trustedProxies);
   const requestIds = createRequestIds(isTrusted);
   const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
   const rawAnswers = {
-    render: renderProblem,
-    headers: { ...headers, 'content-type': PROBLEM_TYPE, 'cache-control': 'no-store' },
+    headers: SECURITY_HEADERS,
     newRequestId: requestIds.next,
     record,
     metrics,
@@ -108,7 +99,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   await app.register(errorHandler, { metrics, auditQueue: services.auth.auditQueue });
   await app.register(validation);
-  await app.register(observe, { record, metrics, lifecycle, problems: PROBLEMS });
+  await app.register(observe, { record, metrics, lifecycle });
   if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });
   await app.register(requestTimeout, {
     timeoutMs: config.http.requestTimeoutMs,
@@ -116,11 +107,11 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     fail: (request, error) => reportFailure(metrics, request, error),
   });
   const { corsOrigins, corsAllowedHeaders } = config.http;
-  await app.register(securityHeaders, { headers, corsOrigins, corsAllowedHeaders });
+  await app.register(securityHeaders, { corsOrigins, corsAllowedHeaders });
   await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
   if (config.http.docsEnabled) {
-    await app.register(openApi, { title: 'Hardpoint', version, problems: PROBLEMS });
+    await app.register(openApi, { title: 'Hardpoint', version });
   }
   await app.register(health, { lifecycle, version, ...services.health });
 

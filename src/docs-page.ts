@@ -1,14 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 
-/** A file of the page: read when somebody asks for it, not at start. */
-export interface DocsFile {
-  type: string;
-  read: () => string | Promise<Buffer>;
-}
-
-/** Relative URLs: a proxy may serve all of this below a path of its own. */
-export const DOCS_PAGE = `<!doctype html>
+/** Swagger UI with relative URLs: a proxy may serve all of this below a path of its own. */
+const PAGE = `<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8" />
@@ -25,18 +19,6 @@ export const DOCS_PAGE = `<!doctype html>
 </html>
 `;
 
-/** Wider than the policy of the API by what the page needs: its own files, its own origin, pictures in the style sheet. */
-export const DOCS_POLICY = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self'",
-  "img-src 'self' data:",
-  "connect-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join('; ');
-
 /** Without `persistAuthorization` keys stay in the memory of the page. */
 const START = `SwaggerUIBundle({
   dom_id: '#swagger-ui',
@@ -46,15 +28,27 @@ const START = `SwaggerUIBundle({
 });
 `;
 
-/** Everything below /docs, by name. */
-export const DOCS_FILES: ReadonlyMap<string, DocsFile> = new Map([
-  ['start.js', { type: 'text/javascript; charset=utf-8', read: () => START }],
-  asset('swagger-ui-bundle.js', 'text/javascript; charset=utf-8'),
-  asset('swagger-ui.css', 'text/css; charset=utf-8'),
-  asset('favicon-32x32.png', 'image/png'),
-]);
+/** Wider than the policy of the API by what the page needs: its own files, its own origin, images in the style sheet. */
+export const DOCS_POLICY =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-function asset(name: string, type: string): [string, DocsFile] {
+const JAVASCRIPT = 'text/javascript; charset=utf-8';
+
+/** Content type and reader. */
+export type DocsFile = [type: string, read: () => string | Promise<Buffer>];
+
+export const DOCS_PAGE: DocsFile = ['text/html; charset=utf-8', () => PAGE];
+
+/** Everything below /docs, by name. */
+export const DOCS_FILES: Record<string, DocsFile> = {
+  'start.js': [JAVASCRIPT, () => START],
+  'swagger-ui-bundle.js': [JAVASCRIPT, () => readAsset('swagger-ui-bundle.js')],
+  'swagger-ui.css': ['text/css; charset=utf-8', () => readAsset('swagger-ui.css')],
+  'favicon-32x32.png': ['image/png', () => readAsset('favicon-32x32.png')],
+};
+
+function readAsset(name: string): Promise<Buffer> {
   const { resolve } = createRequire(import.meta.url);
-  return [name, { type, read: () => readFile(resolve(`@fastify/swagger-ui/static/${name}`)) }];
+  return readFile(resolve(`@fastify/swagger-ui/static/${name}`));
 }

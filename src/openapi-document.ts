@@ -1,47 +1,10 @@
 import type { RouteOptions } from 'fastify';
 import { STATUS_CODES } from 'node:http';
 import { z } from 'zod';
-import { createFailures, failuresOf, type Problems } from './openapi-failures.ts';
-import { describeHeaders, type AnswerHeader } from './openapi-headers.ts';
+import { failuresOf } from './http/failures.ts';
+import { createFailures } from './openapi-failures.ts';
+import { describeHeaders, type ResponseHeader } from './openapi-headers.ts';
 import { createSchemas, type Json, type Schemas } from './openapi-schemas.ts';
-
-/** OpenAPI 3.1 of these routes, made from nothing but what they state; the same for the same routes. */
-export function describeApi(
-  routes: RouteOptions[],
-  info: { title: string; version: string },
-  problems: Problems,
-): Json {
-  const schemas = createSchemas();
-  const failures = createFailures(problems, schemas);
-  const paths: Record<string, Json> = {};
-  for (const route of routes) {
-    const path = route.url.replace(/:(\w+)/g, '{$1}');
-    const operation = {
-      ...describeOperation(route, schemas),
-      responses: { ...failures.describe(failuresOf(route)), ...describeAnswers(route, schemas) },
-    };
-    paths[path] = { ...paths[path], [String(route.method).toLowerCase()]: operation };
-  }
-  return {
-    openapi: '3.1.0',
-    info: { ...info, description: DESCRIPTION.trim() },
-    tags: [...new Set(routes.flatMap(({ schema }) => schema?.tags ?? []))].map((name) => ({ name })),
-    paths,
-    components: {
-      securitySchemes: {
-        bearer: { type: 'http', scheme: 'bearer', description: 'The API key as `Authorization: Bearer`' },
-        apiKey: {
-          type: 'apiKey',
-          in: 'header',
-          name: 'X-API-Key',
-          description: 'The same in its own header',
-        },
-      },
-      ...failures.components,
-      schemas: schemas.components,
-    },
-  };
-}
 
 const DESCRIPTION = `
 Send an API key as \`Authorization: Bearer <key>\` or as \`X-API-Key: <key>\`, never in a URL. Each operation
@@ -56,20 +19,51 @@ the \`ETag\` of what was read as \`If-Match\`, so that nobody's change is lost. 
 with the \`next\` of the page before as \`cursor\`.
 `;
 
-function describeOperation({ config, schema = {} }: RouteOptions, schemas: Schemas): Json {
-  const { operationId, tags, summary, description, body } = schema;
+const BEARER = { type: 'http', scheme: 'bearer', description: 'The API key as `Authorization: Bearer`' };
+const API_KEY = {
+  type: 'apiKey',
+  in: 'header',
+  name: 'X-API-Key',
+  description: 'The same in its own header',
+};
+
+/** OpenAPI 3.1 of these routes, made from nothing but what they state; the same for the same routes. */
+export function describeApi(routes: RouteOptions[], info: { title: string; version: string }): Json {
+  const schemas = createSchemas();
+  const failures = createFailures(schemas);
+  const paths: Record<string, Json> = {};
+  for (const route of routes) {
+    const responses = { ...failures.describe(failuresOf(route)), ...describeResponses(route, schemas) };
+    const path = (paths[route.url.replace(/:(\w+)/g, '{$1}')] ??= {});
+    path[String(route.method).toLowerCase()] = { ...describeRequest(route, schemas), responses };
+  }
+  return {
+    openapi: '3.1.0',
+    info: { ...info, description: DESCRIPTION.trim() },
+    tags: [...new Set(routes.flatMap(({ schema }) => schema?.tags ?? []))].map((name) => ({ name })),
+    paths,
+    components: {
+      securitySchemes: { bearer: BEARER, apiKey: API_KEY },
+      ...failures.components,
+      schemas: schemas.components,
+    },
+  };
+}
+
+function describeRequest({ config, schema = {} }: RouteOptions, schemas: Schemas): Json {
+  const { operationId, tags, summary, description, body, params, querystring, headers } = schema;
   const scope = config?.scope;
-  const needs = scope === undefined ? undefined : `Needs the scope \`${scope}\`.`;
   return {
     operationId,
     tags,
     summary,
-    description: [description, needs].filter(Boolean).join('\n\n') || undefined,
+    description:
+      [description, scope && `Needs the scope \`${scope}\`.`].filter(Boolean).join('\n\n') || undefined,
     security: scope === undefined ? [] : [{ bearer: [scope] }, { apiKey: [scope] }],
     parameters: [
-      ...describeParameters('path', schema.params, schemas),
-      ...describeParameters('query', schema.querystring, schemas),
-      ...describeParameters('header', schema.headers, schemas),
+      ...describeParameters('path', params, schemas),
+      ...describeParameters('query', querystring, schemas),
+      ...describeParameters('header', headers, schemas),
     ],
     requestBody: body instanceof z.ZodType ? describeBody(body, schemas) : undefined,
   };
@@ -88,29 +82,25 @@ function describeParameters(where: 'path' | 'query' | 'header', part: unknown, {
   return Object.entries(properties).map(([name, { description, ...schema }]) => ({
     name: where === 'header' ? name.replace(/\b[a-z]/g, (letter) => letter.toUpperCase()) : name,
     in: where,
-    // Optional to the validator, whose answer would be 400: the handler's is 428.
+    // Optional to the validator, which would respond 400: the handler responds 428.
     required: required.includes(name) || name === 'if-match',
     description,
     schema,
   }));
 }
 
-function describeAnswers({ config, schema = {} }: RouteOptions, { toSchema }: Schemas): Json {
-  const headers: AnswerHeader[] = ['X-Request-Id', ...(schema.answerHeaders ?? [])];
-  if (config?.scope !== undefined) headers.push('RateLimit-Policy', 'RateLimit');
-  if (config?.idempotent) headers.push('Idempotency-Replayed');
-  const answers = Object.entries((schema.response ?? {}) as Record<string, z.ZodType>);
+function describeResponses({ config, schema = {} }: RouteOptions, { toSchema }: Schemas): Json {
+  const names: ResponseHeader[] = ['X-Request-Id', ...(schema.responseHeaders ?? [])];
+  if (config?.scope !== undefined) names.push('RateLimit-Policy', 'RateLimit');
+  if (config?.idempotent) names.push('Idempotency-Replayed');
+  const headers = describeHeaders(names);
+  const stated = Object.entries((schema.response ?? {}) as Record<string, z.ZodType>);
   return Object.fromEntries(
-    answers.map(([status, answer]) => [
-      status,
-      {
-        description: answer.description ?? STATUS_CODES[status],
-        headers: describeHeaders(headers),
-        content:
-          answer instanceof z.ZodNull
-            ? undefined
-            : { 'application/json': { schema: toSchema(answer, 'output') } },
-      },
-    ]),
+    stated.map(([status, response]) => {
+      const description = response.description ?? STATUS_CODES[status];
+      if (response instanceof z.ZodNull) return [status, { description, headers }];
+      const content = { 'application/json': { schema: toSchema(response, 'output') } };
+      return [status, { description, headers, content }];
+    }),
   );
 }

@@ -1,11 +1,8 @@
-import type { RouteOptions } from 'fastify';
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode } from './errors.ts';
-import { describeHeaders, type AnswerHeader } from './openapi-headers.ts';
+import { PROBLEMS } from './http/failures.ts';
+import { describeHeaders, type ResponseHeader } from './openapi-headers.ts';
 import type { Json, Schemas } from './openapi-schemas.ts';
-
-/** HTTP status and title of every code. */
-export type Problems = Record<ErrorCode, readonly [status: number, title: string]>;
 
 const Problem = z
   .object({
@@ -29,7 +26,7 @@ const Problem = z
   .meta({ id: 'Problem', description: 'Every failure, by RFC 9457' });
 
 /** Failures that a client is told more about in a header. */
-const HEADERS: Partial<Record<ErrorCode, AnswerHeader>> = {
+const HEADERS: Partial<Record<ErrorCode, ResponseHeader>> = {
   unauthorized: 'WWW-Authenticate',
   idempotency_in_progress: 'Retry-After',
   idempotency_response_gone: 'Location',
@@ -38,74 +35,46 @@ const HEADERS: Partial<Record<ErrorCode, AnswerHeader>> = {
   overloaded: 'Retry-After',
 };
 
-/** What can go wrong on a route: what its parts bring with them, and what it declares itself. */
-export function failuresOf({ method, config, schema = {} }: RouteOptions): ErrorCode[] {
-  const { params, querystring, headers, body, failures = [] } = schema;
-  const when = (applies: unknown, ...codes: ErrorCode[]) => (applies ? codes : []);
-  const takes = (header: string) => headers instanceof z.ZodObject && header in headers.shape;
-  return [
-    ...when(true, 'bad_request', 'request_timeout', 'headers_too_large', 'internal'),
-    ...when(!config?.quiet, 'https_required', 'not_acceptable', 'unsupported_media_type', 'timeout'),
-    ...when(config?.scope, 'unauthorized', 'forbidden', 'rate_limited', 'unavailable', 'overloaded'),
-    ...when(params, 'not_found', 'uri_too_long'),
-    // A well-formed cursor that is not from the list.
-    ...when(querystring instanceof z.ZodObject && 'cursor' in querystring.shape, 'not_found'),
-    ...when(params ?? querystring ?? headers ?? body, 'validation_failed'),
-    // A body that nobody asked for is read all the same.
-    ...when(method !== 'GET', 'malformed_json', 'payload_too_large'),
-    ...when(config?.idempotent, 'idempotency_in_progress', 'idempotency_key_reused'),
-    ...when(config?.idempotent === 'sealed', 'idempotency_response_gone'),
-    ...when(takes('if-match'), 'precondition_failed', 'precondition_required'),
-    ...failures,
-  ];
-}
-
-/** Collects the answers of failures as components: many routes fail in the same ways. */
-export function createFailures(problems: Problems, { toSchema }: Schemas) {
+/** Collects the responses of failures as components: many routes fail in the same ways. */
+export function createFailures({ toSchema }: Schemas) {
+  const schema = toSchema(Problem, 'output');
   const responses: Record<string, Json> = {};
   const examples: Record<string, Json> = {};
-  const schema = toSchema(Problem, 'output');
 
   function describeStatus(codes: ErrorCode[]): Json {
     const names = codes.map((code) => HEADERS[code]).filter((name) => name !== undefined);
-    const headers = describeHeaders(['X-Request-Id', ...new Set(names)]);
+    const headers = describeHeaders(['X-Request-Id', ...names]);
     for (const name of names) {
       const required = codes.every((code) => HEADERS[code] === name);
-      headers[name] = { ...headers[name], required };
+      headers[name] = { ...headers[name]!, required };
     }
-    for (const code of codes) examples[code] = { value: exampleOf(code) };
+    for (const code of codes) {
+      const [status, title] = PROBLEMS[code];
+      const type = `urn:problem:${code}`;
+      examples[code] = { value: { type, title, status, detail: title, instance: 'f81d4fae-1', code } };
+    }
+    const references = codes.map((code) => [code, { $ref: `#/components/examples/${code}` }]);
     return {
-      description: codes.map((code) => `${problems[code][1]} (\`${code}\`)`).join(' or '),
+      description: codes.map((code) => `${PROBLEMS[code][1]} (\`${code}\`)`).join(' or '),
       headers,
-      content: {
-        'application/problem+json': {
-          schema,
-          examples: Object.fromEntries(
-            codes.map((code) => [code, { $ref: `#/components/examples/${code}` }]),
-          ),
-        },
-      },
+      content: { 'application/problem+json': { schema, examples: Object.fromEntries(references) } },
     };
-  }
-
-  function exampleOf(code: ErrorCode): Json {
-    const [status, title] = problems[code];
-    return { type: `urn:problem:${code}`, title, status, detail: title, instance: 'f81d4fae-1', code };
   }
 
   return {
     components: { responses, examples },
-    /** References to the answers of these failures, by status. */
+    /** References to the responses of these failures, by status. */
     describe(failures: ErrorCode[]): Json {
       const codes = ERROR_CODES.filter((code) => failures.includes(code));
-      const byStatus: Record<string, Json> = {};
-      for (const status of new Set(codes.map((code) => problems[code][0]))) {
-        const same = codes.filter((code) => problems[code][0] === status);
-        const name = same.join('-');
-        responses[name] ??= describeStatus(same);
-        byStatus[status] = { $ref: `#/components/responses/${name}` };
-      }
-      return byStatus;
+      return Object.fromEntries(
+        codes.map((code) => {
+          const [status] = PROBLEMS[code];
+          const same = codes.filter((other) => PROBLEMS[other][0] === status);
+          const name = same.join('-');
+          responses[name] ??= describeStatus(same);
+          return [status, { $ref: `#/components/responses/${name}` }];
+        }),
+      );
     },
   };
 }

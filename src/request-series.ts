@@ -1,7 +1,7 @@
 import type { RouteOptions } from 'fastify';
 import type { ErrorCode } from './errors.ts';
+import { PROBLEMS, failuresOf } from './http/failures.ts';
 import type { Metrics } from './metrics.ts';
-import { failuresOf, type Problems } from './openapi-failures.ts';
 
 /** Route label of requests that no route answers. */
 export const UNMATCHED = 'unmatched';
@@ -42,27 +42,26 @@ const UNSTATED = ['200', '204', '302', '304', '404'];
  * Starts every series that a route can count to at 0: the first 503 of a series that does not exist is no
  * increase to Prometheus, and what exists from the start cannot grow by what clients make up.
  */
-export function startSeries(metrics: Metrics, problems: Problems, route: RouteOptions): void {
+export function startSeries(metrics: Metrics, route: RouteOptions): void {
   const stated = Object.keys(route.schema?.response ?? {});
   const answers = stated.length > 0 ? stated : UNSTATED;
   const failures = [...ALWAYS, ...failuresOf(route)];
-  for (const method of [route.method].flat()) start(metrics, problems, method, route.url, answers, failures);
+  for (const method of [route.method].flat()) start(metrics, method, route.url, answers, failures);
 }
 
 /** The same for requests that no route answers. */
-export function startUnmatchedSeries(metrics: Metrics, problems: Problems): void {
-  for (const method of [...METHODS, OTHER]) start(metrics, problems, method, UNMATCHED, [], WITHOUT_ROUTE);
+export function startUnmatchedSeries(metrics: Metrics): void {
+  for (const method of [...METHODS, OTHER]) start(metrics, method, UNMATCHED, [], WITHOUT_ROUTE);
 }
 
 function start(
   { requests, requestLatency }: Metrics,
-  problems: Problems,
   method: string,
   route: string,
   answers: string[],
   failures: ErrorCode[],
 ): void {
-  const statuses = [...answers, ...failures.map((code) => String(problems[code][0]))];
+  const statuses = [...answers, ...failures.map((code) => String(PROBLEMS[code][0]))];
   for (const status of [...statuses, String(CLIENT_CLOSED_REQUEST)]) {
     requests.inc({ method, route, status }, 0);
   }

@@ -1,49 +1,9 @@
 import type { FastifyError, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { AppError, type ErrorCode } from '../errors.ts';
+import { AppError } from '../errors.ts';
+import { PROBLEM_TYPE, renderProblem } from '../http/failures.ts';
 import type { Metrics } from '../metrics.ts';
 import type { AuditQueue, Denial } from '../stores/audit-queue.ts';
-
-/** The only place that turns a code into an HTTP status: [status, title]. */
-export const PROBLEMS: Record<ErrorCode, [status: number, title: string]> = {
-  bad_request: [400, 'Bad request'],
-  malformed_json: [400, 'Malformed JSON'],
-  validation_failed: [400, 'Validation failed'],
-  unauthorized: [401, 'Unauthorized'],
-  forbidden: [403, 'Forbidden'],
-  https_required: [403, 'HTTPS required'],
-  not_found: [404, 'Not found'],
-  method_not_allowed: [405, 'Method not allowed'],
-  not_acceptable: [406, 'Not acceptable'],
-  request_timeout: [408, 'Request timeout'],
-  conflict: [409, 'Conflict'],
-  illegal_transition: [409, 'Illegal transition'],
-  idempotency_in_progress: [409, 'Idempotent request in progress'],
-  idempotency_response_gone: [409, 'Response no longer available'],
-  precondition_failed: [412, 'Precondition failed'],
-  payload_too_large: [413, 'Payload too large'],
-  uri_too_long: [414, 'URI too long'],
-  unsupported_media_type: [415, 'Unsupported media type'],
-  idempotency_key_reused: [422, 'Idempotency key reused'],
-  result_too_large: [422, 'Result too large'],
-  precondition_required: [428, 'Precondition required'],
-  rate_limited: [429, 'Too many requests'],
-  headers_too_large: [431, 'Request header fields too large'],
-  internal: [500, 'Internal server error'],
-  unavailable: [503, 'Service unavailable'],
-  overloaded: [503, 'Service overloaded'],
-  timeout: [504, 'Timeout'],
-};
-
-export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
-
-/** Status and body of a failure by RFC 9457; `instance` names the request whose log lines tell more. */
-export function renderProblem(error: AppError, requestId: string): { status: number; body: string } {
-  const [status, title] = PROBLEMS[error.code];
-  const { code, message: detail, errors } = error;
-  const type = `urn:problem:${code}`;
-  return { status, body: JSON.stringify({ type, title, status, detail, instance: requestId, code, errors }) };
-}
 
 /** Register first: scopes inherit only the handlers that exist when they are made. */
 export const errorHandler = fp<{ metrics: Metrics; auditQueue?: AuditQueue }>(

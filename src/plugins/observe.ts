@@ -2,7 +2,6 @@ import fp from 'fastify-plugin';
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../lifecycle.ts';
 import type { Metrics } from '../metrics.ts';
-import type { Problems } from '../openapi-failures.ts';
 import {
   CLIENT_CLOSED_REQUEST,
   UNMATCHED,
@@ -16,7 +15,6 @@ export interface ObserveOptions {
   record: RecordRequest;
   metrics: Metrics;
   lifecycle: Lifecycle;
-  problems: Problems;
 }
 
 declare module 'fastify' {
@@ -34,10 +32,10 @@ declare module 'fastify' {
  * and metrics share the one listener at the end of the answer.
  */
 export const observe = fp<ObserveOptions>(
-  async (app, { record, metrics, lifecycle, problems }) => {
+  async (app, { record, metrics, lifecycle }) => {
     const { running } = lifecycle;
-    startUnmatchedSeries(metrics, problems);
-    app.addHook('onRoute', (route) => startSeries(metrics, problems, route));
+    startUnmatchedSeries(metrics);
+    app.addHook('onRoute', (route) => startSeries(metrics, route));
 
     app.addHook('onRequest', (request, reply, done) => {
       const started = running.start(request, reply);

@@ -2,11 +2,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { STATUS_CODES, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { AppError } from '../errors.ts';
+import { PROBLEM_TYPE, renderProblem } from '../http/failures.ts';
 import type { Metrics } from '../metrics.ts';
 
 /** What the answers to requests that never reach a route have in common. */
 export interface RawAnswerOptions {
-  render: (error: AppError, requestId: string) => { status: number; body: string };
+  /** The security headers. */
   headers: Record<string, string>;
   newRequestId: () => string;
   record: (request: {
@@ -100,15 +101,17 @@ export function catchStrays(server: Server, refuse: (error: AppError, socket: So
   });
 }
 
-function problem({ render, headers, metrics }: RawAnswerOptions, error: AppError, requestId: string) {
+function problem({ headers, metrics }: RawAnswerOptions, error: AppError, requestId: string) {
   metrics.errors.inc({ code: error.code });
-  const { status, body } = render(error, requestId);
-  const length = String(Buffer.byteLength(body));
-  return {
-    status,
-    headers: { ...headers, 'x-request-id': requestId, 'content-length': length, connection: 'close' },
-    body,
+  const { status, body } = renderProblem(error, requestId);
+  const own = {
+    'content-type': PROBLEM_TYPE,
+    'content-length': String(Buffer.byteLength(body)),
+    'cache-control': 'no-store',
+    'x-request-id': requestId,
+    connection: 'close',
   };
+  return { status, headers: { ...headers, ...own }, body };
 }
 
 function record(

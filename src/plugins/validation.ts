@@ -10,21 +10,14 @@ const PARTS: Record<string, FieldError['in']> = {
   params: 'path',
   headers: 'header',
 };
-
 const BODY_NEEDED = 'This route takes a JSON body: send one, as application/json';
-
-const dropLengthOf304: onSendHookHandler = (_request, reply, _payload, done) => {
-  if (reply.statusCode === 304) reply.removeHeader('content-length');
-  done();
-};
-
-/** Many routes answer with the same schema, all of them with that of a problem: each is compiled once. */
-const serializers = new WeakMap<z.ZodType, (data: unknown) => string>();
+/** Bounds of the errors in a problem: zod names unknown fields, and a client may have sent a megabyte of them. */
+const MAX_ERRORS = 20;
+const MAX_ERROR_CHARS = 200;
 
 /**
- * Routes state zod schemas; requests are checked by zod itself (no coercion, unknown fields are an
- * error), answers are written by a serializer compiled from the same schema, which leaves out what
- * the schema does not name.
+ * Routes state zod schemas. zod itself checks requests: no coercion, and unknown fields are an error. A serializer
+ * compiled from the same schema writes responses and leaves out what the schema does not name.
  */
 export const validation = fp(
   async (app: FastifyInstance) => {
@@ -48,10 +41,9 @@ export const validation = fp(
       else if (request.routeOptions.schema?.body) done(new AppError('malformed_json', BODY_NEEDED));
       else done(null, undefined);
     });
-    // Fastify gives every answer to HEAD a length; that of a 304 would be the one of the 200 (RFC 9110, 8.6).
+    // Fastify gives every response to HEAD a length; that of a 304 would be the one of the 200 (RFC 9110, 8.6).
     app.addHook('onRoute', (route) => {
-      if (route.method !== 'HEAD') return;
-      route.onSend = [...[route.onSend ?? []].flat(), dropLengthOf304];
+      if (route.method === 'HEAD') route.onSend = [...[route.onSend ?? []].flat(), dropLengthOf304];
     });
     app.setSerializerCompiler<z.ZodType>(({ schema }) => {
       const serialize = serializers.get(schema) ?? compileSerializer(schema);
@@ -62,61 +54,53 @@ export const validation = fp(
   { name: 'validation' },
 );
 
+/** Many routes respond with the same schema, and all of them with that of a problem: each is compiled once. */
+const serializers = new WeakMap<z.ZodType, (data: unknown) => string>();
+
+const dropLengthOf304: onSendHookHandler = (_request, reply, _payload, done) => {
+  if (reply.statusCode === 304) reply.removeHeader('content-length');
+  done();
+};
+
+/**
+ * Only the shape matters for writing: fast-json-stringify would throw for a row that breaks a pattern or a bound,
+ * and refuse an undeclared field instead of leaving it out.
+ */
+const CONSTRAINTS = [
+  'pattern',
+  'format',
+  'minLength',
+  'maxLength',
+  'minimum',
+  'maximum',
+  'minItems',
+  'maxItems',
+];
+
 function compileSerializer(schema: z.ZodType): (data: unknown) => string {
-  const shape = z.toJSONSchema(schema, { io: 'output', target: 'draft-7' });
-  return fastJsonStringify(withoutConstraints(shape) as object);
+  const shape = z.toJSONSchema(schema, {
+    io: 'output',
+    target: 'draft-7',
+    override({ jsonSchema }) {
+      const node = jsonSchema as Record<string, unknown>;
+      for (const name of [...CONSTRAINTS, 'examples']) delete node[name];
+      if (node.additionalProperties === false) delete node.additionalProperties;
+    },
+  });
+  return fastJsonStringify(shape as object);
 }
 
 function validationError(part: FieldError['in'], { issues }: z.ZodError): AppError {
-  // Bounded: zod names unknown fields, and a client may have sent a megabyte of them.
-  const errors = issues.slice(0, 20).map((issue) => ({
+  const errors = issues.slice(0, MAX_ERRORS).map((issue) => ({
     in: part,
-    path: pointer(issue.path).slice(0, 200),
-    message: issue.message.slice(0, 200),
+    path: pointer(issue.path).slice(0, MAX_ERROR_CHARS),
+    message: issue.message.slice(0, MAX_ERROR_CHARS),
   }));
   const names = errors.map(({ path }) => `${part}${path}`).join(', ');
-  return new AppError('validation_failed', `Not what this route takes: ${names.slice(0, 500)}`, { errors });
+  return new AppError('validation_failed', `Validation failed: ${names.slice(0, 500)}`, { errors });
 }
 
 /** JSON Pointer, RFC 6901. */
 function pointer(path: PropertyKey[]): string {
   return path.map((step) => `/${String(step).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
-}
-
-/**
- * Only the shape matters for writing. fast-json-stringify would throw for a row that breaks a
- * pattern or a bound, and `additionalProperties: false` makes it refuse instead of leaving out.
- */
-function withoutConstraints(schema: unknown): unknown {
-  if (Array.isArray(schema)) return schema.map(withoutConstraints);
-  if (typeof schema !== 'object' || schema === null) return schema;
-  const dropped = [
-    'pattern',
-    'format',
-    'minLength',
-    'maxLength',
-    'minimum',
-    'maximum',
-    'minItems',
-    'maxItems',
-    'examples',
-    '$schema',
-  ];
-  return Object.fromEntries(
-    Object.entries(schema)
-      .filter(
-        ([key, value]) => !dropped.includes(key) && !(key === 'additionalProperties' && value === false),
-      )
-      .map(([key, value]) => [
-        key,
-        key === 'properties' ? mapValues(value as object) : withoutConstraints(value),
-      ]),
-  );
-}
-
-/** A property may be called `format` or `pattern`; only its schema is stripped. */
-function mapValues(properties: object): object {
-  return Object.fromEntries(
-    Object.entries(properties).map(([name, schema]) => [name, withoutConstraints(schema)]),
-  );
 }

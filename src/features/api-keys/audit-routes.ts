@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { auditSql } from '../../stores/audit.ts';
 import { UUID, type Cursors } from '../../stores/cursor.ts';
 import type { Db } from '../../stores/postgres.ts';
-import type { ZodProvider } from '../../zod-provider.ts';
+import type { ZodProvider } from '../../zod-types.ts';
 import { callerOf } from './caller.ts';
 import * as schema from './schema.ts';
 

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
 import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
-import type { ZodProvider } from '../../zod-provider.ts';
+import type { ZodProvider } from '../../zod-types.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
 import { tellPropagation, toAnswer } from './representation.ts';
 import * as schema from './schema.ts';
@@ -30,7 +30,7 @@ export function endingRoutes(
         headers: IdempotencyKeyHeader,
         body: schema.RotateApiKey,
         response: { 201: schema.IssuedApiKey },
-        answerHeaders: ['Location', 'ETag', 'Propagation-Delay'],
+        responseHeaders: ['Location', 'ETag', 'Propagation-Delay'],
         failures: ['conflict'],
       },
     },
@@ -62,7 +62,7 @@ export function endingRoutes(
         summary: 'Revoke a key, for ever and on every process',
         params: schema.ApiKeyId,
         response: { 204: z.null().describe('Revoked') },
-        answerHeaders: ['Propagation-Delay'],
+        responseHeaders: ['Propagation-Delay'],
       },
     },
     async (request, reply) => {

@@ -7,7 +7,7 @@ import type { Cursors } from '../../stores/cursor.ts';
 import { requireIfMatch } from '../../stores/etag.ts';
 import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
 import type { Db } from '../../stores/postgres.ts';
-import type { ZodProvider } from '../../zod-provider.ts';
+import type { ZodProvider } from '../../zod-types.ts';
 import { auditRoutes } from './audit-routes.ts';
 import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
 import { endingRoutes } from './ending-routes.ts';
@@ -43,7 +43,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         headers: IdempotencyKeyHeader,
         body: schema.NewApiKey,
         response: { 201: schema.IssuedApiKey },
-        answerHeaders: ['Location', 'ETag'],
+        responseHeaders: ['Location', 'ETag'],
       },
     },
     async (request, reply) => {
@@ -90,7 +90,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         summary: 'Read a key',
         params: schema.ApiKeyId,
         response: { 200: schema.ApiKey },
-        answerHeaders: ['ETag'],
+        responseHeaders: ['ETag'],
       },
     },
     async (request, reply) => {
@@ -113,7 +113,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         headers: IfMatch,
         body: schema.ApiKeyChange,
         response: { 200: schema.ApiKey },
-        answerHeaders: ['ETag', 'Propagation-Delay'],
+        responseHeaders: ['ETag', 'Propagation-Delay'],
       },
     },
     async (request, reply) => {

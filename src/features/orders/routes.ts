@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { UUID, type Cursors } from '../../stores/cursor.ts';
 import { matchesEtag, requireIfMatch, versionEtag } from '../../stores/etag.ts';
 import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
-import type { ZodProvider } from '../../zod-provider.ts';
+import type { ZodProvider } from '../../zod-types.ts';
 import * as schema from './schema.ts';
 import { createOrderService, type Caller, type OrderServiceDeps } from './service.ts';
 
@@ -33,7 +33,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         headers: IdempotencyKeyHeader,
         body: schema.NewOrder,
         response: { 201: schema.Order },
-        answerHeaders: ['Location', 'ETag'],
+        responseHeaders: ['Location', 'ETag'],
         failures: ['conflict'],
       },
     },
@@ -63,7 +63,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         params: schema.OrderId,
         headers: IfNoneMatch,
         response: { 200: schema.Order, 304: z.null().describe('Unchanged since the ETag in If-None-Match') },
-        answerHeaders: ['ETag', 'Age'],
+        responseHeaders: ['ETag', 'Age'],
       },
     },
     async (request, reply) => {
@@ -99,14 +99,14 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
   app.get(
     '/orders/summary',
     {
-      config: { scope: 'orders:read' },
+      config: { scope: 'orders:read', expensive: true },
       schema: {
         tags: TAGS,
         operationId: 'summarizeOrders',
         summary: 'Orders and sums by day, status and currency',
         querystring: schema.SummaryQuery,
         response: { 200: schema.OrderSummary },
-        answerHeaders: ['Age'],
+        responseHeaders: ['Age'],
         failures: ['result_too_large'],
       },
     },
@@ -131,7 +131,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         headers: IfMatch,
         body: schema.OrderChange,
         response: { 200: schema.Order },
-        answerHeaders: ['ETag'],
+        responseHeaders: ['ETag'],
         failures: ['illegal_transition'],
       },
     },
