@@ -130,7 +130,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       await v1.register(notFound, { routes });
       await v1.register(apiKeys, { ...services, defaultLimit: config.rateLimit.perMinute });
       await v1.register(status, { status: services.status, lifecycle, version });
-      await v1.register(orders, { ...services, metrics, maxRows: config.query.maxRows });
+      await v1.register(orders, { ...services, metrics, maxRows: config.postgres.maxRows });
     },
     { prefix: '/v1' },
   );

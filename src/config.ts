@@ -1,27 +1,29 @@
-import { findConflicts, findDoubts } from './config-checks.ts';
+import { findConflicts, findWarnings, type Problem } from './config-checks.ts';
+import { cleanText, namePlace, readSecretFile, showPath } from './config-files.ts';
 import {
-  describeProblem,
-  isComplete,
-  readVariable,
-  readVariables,
+  isVariable,
+  SETTINGS,
+  VARIABLES,
   type Env,
-  type Problem,
-} from './config-reader.ts';
-import type { BootstrapKey } from './config-secrets.ts';
-import { findTypos } from './config-typos.ts';
-import { toTracingConfig, type TracingConfig } from './config-tracing.ts';
-import { VARIABLES, type Values } from './config-variables.ts';
+  type PartialValues,
+  type Tree,
+  type Values,
+  type Variable,
+} from './config-variables.ts';
+
+export type Config = ReturnType<typeof complete>;
 
 /**
  * Reads and checks the whole configuration. Pure, except that it reads the files of NAME_FILE.
  * The result is frozen; warnings are for the log. Throws a ConfigError that tells every problem.
  */
 export function loadConfig(env: Env): { config: Config; warnings: string[] } {
-  const { values, problems } = readVariables(env);
+  const problems: Problem[] = [];
+  const values = readTree(SETTINGS, env, problems) as unknown as PartialValues;
   problems.push(...findConflicts(values, env));
-  const warnings = [...findDoubts(values), ...findTypos(env)];
-  if (problems.length > 0 || !isComplete(values)) throw new ConfigError(problems, warnings);
-  return { config: deepFreeze(toConfig(values)), warnings };
+  const warnings = findWarnings(values, env);
+  if (problems.length > 0) throw new ConfigError(problems, warnings, env);
+  return { config: deepFreeze(complete(values as Values)), warnings };
 }
 
 /**
@@ -29,154 +31,103 @@ export function loadConfig(env: Env): { config: Config; warnings: string[] } {
  * secret of the database and no other. Throws an Error of one line.
  */
 export function loadMigrationUrl(env: Env): string {
-  for (const name of ['DATABASE_MIGRATION_URL', 'DATABASE_URL'] as const) {
+  for (const variable of [SETTINGS.postgres.migrationUrl, SETTINGS.postgres.url]) {
+    const { name, allowed } = variable;
     if (!env[name] && !env[`${name}_FILE`]) continue;
-    const { value, problem } = readVariable(env, name);
-    if (problem) throw new Error(`${name} ${problem.reason}; allowed: ${VARIABLES[name].allowed}`);
-    if (value !== '') return value;
+    try {
+      const url = readVariable(variable, env);
+      if (url !== undefined) return url;
+    } catch (error) {
+      throw new Error(`${name} ${(error as Error).message}; allowed: ${allowed}`, { cause: error });
+    }
   }
   throw new Error('Neither DATABASE_MIGRATION_URL nor DATABASE_URL is set.');
 }
 
-/** Says in its message everything that is wrong, and shows no secret. */
+/** Says in its message everything that is wrong, and shows no part of a secret. */
 export class ConfigError extends Error {
-  constructor(problems: Problem[], warnings: string[]) {
+  constructor(problems: Problem[], warnings: string[], env: Env) {
     const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`;
+    const described = problems.map((problem) => describeProblem(problem, env));
     const noted = warnings.map((warning) => `Also noted: ${warning}`);
-    super([`Bad configuration: ${count}`, ...problems.map(describeProblem), ...noted].join('\n\n'));
+    super([`Bad configuration: ${count}`, ...described, ...noted].join('\n\n'));
     this.name = 'ConfigError';
   }
 }
 
-export interface Config {
-  http: {
-    host: string;
-    port: number;
-    metricsEnabled: boolean;
-    metricsHost: string;
-    metricsPort: number;
-    trustedProxies: string[];
-    enforceHttps: boolean;
-    corsOrigins: string[];
-    corsAllowedHeaders: string[];
-    bodyLimitBytes: number;
-    requestTimeoutMs: number;
-    docsEnabled: boolean;
-    maxEventLoopDelayMs: number;
-  };
-  log: { level: string; format: 'json' | 'pretty'; slowRequestMs: number };
-  auth: {
-    required: boolean;
-    bootstrapKeys: BootstrapKey[];
-    keySecret: string;
-    keyEnvironment: string;
-    failuresPerMinute: number;
-  };
-  /** '' when unset; signs list cursors. */
-  secretKey: string;
-  rateLimit: {
-    enabled: boolean;
-    perMinute: number;
-    burst: number;
-    tenantPerMinute: number;
-    costs: { read: number; write: number; query: number };
-    shadow: boolean;
-    expectedReplicas: number;
-  };
-  postgres: {
-    url: string;
-    replicaUrl?: string;
-    migrationUrl: string;
-    poolMax: number;
-    poolWaitMs: number;
-    queryTimeoutMs: number;
-    pgbouncer: boolean;
-  };
-  query: { maxRows: number };
-  /** `cacheUrl` is `url` unless the cache has a Redis of its own. */
-  redis: { url?: string; cacheUrl?: string; commandTimeoutMs: number };
-  cache: { enabled: boolean; ttlSeconds: number; maxRows: number };
-  idempotency: { ttlSeconds: number };
-  lifecycle: { drainDelayMs: number; shutdownTimeoutMs: number };
-  tracing?: TracingConfig;
+/** The values of a tree of variables. Those that are refused are missing, and told in `problems`. */
+function readTree(tree: Tree, env: Env, problems: Problem[]): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
+  for (const [key, part] of Object.entries(tree)) {
+    if (!isVariable(part)) values[key] = readTree(part, env, problems);
+    else {
+      try {
+        values[key] = readVariable(part, env);
+      } catch (error) {
+        problems.push({ name: part.name, reason: (error as Error).message });
+      }
+    }
+  }
+  return values;
 }
 
-function toConfig(values: Values): Config {
-  const tracing = toTracingConfig(values);
-  const cacheUrl = values.REDIS_CACHE_URL || values.REDIS_URL;
+/** A variable that is unset, or empty, has its default. @throws Error with the reasons why it is refused */
+function readVariable<T>(variable: Variable<T>, env: Env): T {
+  const text = readText(variable, env);
+  if (text === '' && variable.required) throw new Error('is required');
+  const result = variable.schema.safeParse(text || variable.default);
+  if (result.success) return result.data;
+  const reasons = result.error.issues.map(({ message }) => message).join('; ');
+  // A Kubernetes Service named `api` puts API_PORT=tcp://… into every pod.
+  const isServiceLink = /^(tcp|udp):\/\//.test(text);
+  throw new Error(
+    isServiceLink
+      ? `${reasons}; a Service of that name set it: use enableServiceLinks: false in the pod`
+      : reasons,
+  );
+}
+
+/** From the environment or, for a secret, from the file that NAME_FILE names. */
+function readText({ name, secret }: Variable, env: Env): string {
+  const text = cleanText(env[name] ?? '');
+  const path = namePlace(`cannot be read: ${name}_FILE`, () => cleanText(env[`${name}_FILE`] ?? ''));
+  if (path === '') return text;
+  if (!secret) throw new Error(`cannot come from a file: ${name}_FILE is for secrets only`);
+  if (text !== '') throw new Error(`is set twice: unset either ${name} or ${name}_FILE`);
+  return namePlace(`cannot be read from ${name}_FILE:`, () => readSecretFile(path));
+}
+
+/** One paragraph: name, reason, what was given, what is allowed, an example. */
+function describeProblem({ name, reason }: Problem, env: Env): string {
+  const variable = VARIABLES.get(name);
+  const lines = [`${name} ${reason}`, `  given:   ${describeGiven(name, variable, env)}`];
+  if (variable) {
+    lines.push(`  allowed: ${variable.allowed}`);
+    lines.push(`  example: ${name}=${variable.example ?? variable.default}`);
+  }
+  return lines.join('\n');
+}
+
+function describeGiven(name: string, variable: Variable | undefined, env: Env): string {
+  const path = env[`${name}_FILE`];
+  if (path && variable?.secret) return `the file ${showPath(path)}, by ${name}_FILE`;
+  const text = env[name];
+  if (!text) return variable?.default ? `nothing; the default is ${variable.default}` : 'nothing';
+  return variable?.secret ? `(a value of ${text.length} characters, not shown)` : JSON.stringify(text);
+}
+
+/** What follows from other values. */
+function complete({ postgres, redis, tracing, ...values }: Values) {
+  const { endpoint, tracesEndpoint, protocol, headers, exporter, disabled } = tracing;
+  const url = tracesEndpoint ?? (endpoint && `${endpoint.replace(/\/$/, '')}/v1/traces`);
+  const isTraced = url !== undefined && !disabled && exporter !== 'none';
   return {
-    http: {
-      host: values.API_HOST,
-      port: values.API_PORT,
-      metricsEnabled: values.METRICS_ENABLED,
-      metricsHost: values.METRICS_HOST,
-      metricsPort: values.METRICS_PORT,
-      trustedProxies: values.TRUSTED_PROXIES,
-      enforceHttps: values.ENFORCE_HTTPS,
-      corsOrigins: values.CORS_ORIGINS,
-      corsAllowedHeaders: values.CORS_ALLOWED_HEADERS,
-      bodyLimitBytes: Math.round(values.MAX_REQUEST_SIZE_MB * 1024 * 1024),
-      requestTimeoutMs: toMs(values.REQUEST_TIMEOUT_SECONDS),
-      docsEnabled: values.DOCS_ENABLED,
-      maxEventLoopDelayMs: values.MAX_EVENT_LOOP_DELAY_MS,
-    },
-    log: {
-      level: values.LOG_LEVEL,
-      format: values.LOG_FORMAT,
-      slowRequestMs: values.SLOW_REQUEST_THRESHOLD_MS,
-    },
-    auth: {
-      required: values.AUTH_REQUIRED,
-      bootstrapKeys: values.API_KEYS,
-      keySecret: values.API_KEY_SECRET,
-      keyEnvironment: values.API_KEY_ENVIRONMENT,
-      failuresPerMinute: values.AUTH_FAILURES_PER_MINUTE,
-    },
-    secretKey: values.SECRET_KEY,
-    rateLimit: {
-      enabled: values.RATE_LIMIT_ENABLED,
-      perMinute: values.RATE_LIMIT_PER_MINUTE,
-      burst: values.RATE_LIMIT_BURST,
-      tenantPerMinute: values.RATE_LIMIT_TENANT_PER_MINUTE,
-      costs: {
-        read: values.RATE_LIMIT_COST_READ,
-        write: values.RATE_LIMIT_COST_WRITE,
-        query: values.RATE_LIMIT_COST_QUERY,
-      },
-      shadow: values.RATE_LIMIT_SHADOW,
-      expectedReplicas: values.EXPECTED_REPLICAS,
-    },
-    postgres: {
-      url: values.DATABASE_URL,
-      ...(values.DATABASE_URL_REPLICA && { replicaUrl: values.DATABASE_URL_REPLICA }),
-      migrationUrl: values.DATABASE_MIGRATION_URL || values.DATABASE_URL,
-      poolMax: values.CONNECTION_POOL_SIZE,
-      poolWaitMs: values.POOL_WAIT_TIMEOUT_MS,
-      queryTimeoutMs: toMs(values.QUERY_TIMEOUT_SECONDS),
-      pgbouncer: values.DATABASE_PGBOUNCER,
-    },
-    query: { maxRows: values.QUERY_MAX_ROWS },
-    redis: {
-      ...(values.REDIS_URL && { url: values.REDIS_URL }),
-      ...(cacheUrl && { cacheUrl }),
-      commandTimeoutMs: values.REDIS_COMMAND_TIMEOUT_MS,
-    },
-    cache: {
-      enabled: values.CACHE_ENABLED,
-      ttlSeconds: values.CACHE_TTL_SECONDS,
-      maxRows: values.CACHE_MAX_ROWS,
-    },
-    idempotency: { ttlSeconds: values.IDEMPOTENCY_TTL_SECONDS },
-    lifecycle: {
-      drainDelayMs: toMs(values.DRAIN_DELAY_SECONDS),
-      shutdownTimeoutMs: toMs(values.SHUTDOWN_TIMEOUT_SECONDS),
-    },
-    ...(tracing && { tracing }),
+    ...values,
+    postgres: { ...postgres, migrationUrl: postgres.migrationUrl ?? postgres.url },
+    redis: { ...redis, cacheUrl: redis.cacheUrl ?? redis.url },
+    /** Where spans go. */
+    tracing: isTraced ? { url, protocol, headers } : undefined,
   };
-}
-
-function toMs(seconds: number): number {
-  return Math.round(seconds * 1000);
 }
 
 function deepFreeze<T extends object>(value: T): T {

@@ -63,7 +63,7 @@ export function openServices(
   const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
   const usage = startKeyUsage(db, log);
   const auditQueue = startAuditQueue(db, log);
-  const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.secretKey, log });
+  const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.auth.secretKey, log });
   const alone = cacheRedis === undefined && single;
   const limiter = createRateLimiter({
     ...deps,
@@ -95,7 +95,7 @@ export function openServices(
     replica,
     cache,
     afterWrite,
-    cursors: createCursors(config.secretKey),
+    cursors: createCursors(config.auth.secretKey),
     idempotency,
     admin: createApiKeyAdmin(db, { ...config.auth, afterWrite }),
     auth: {

@@ -21,9 +21,16 @@ import { BasicTracerProvider, BatchSpanProcessor, type SpanExporter } from '@ope
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Logger } from 'pino';
-import type { TracingConfig } from './config-tracing.ts';
 import type { TraceContext } from './trace-context.ts';
 import { traceClients } from './tracing-clients.ts';
+
+/** Where spans go, and with which headers. */
+export interface TracingConfig {
+  /** The whole URL, with the path of the signal. */
+  url: string;
+  protocol: 'http/protobuf' | 'http/json';
+  headers: Record<string, string>;
+}
 
 export interface RequestSpan {
   /** What `next` calls, now and later, becomes part of the span. */

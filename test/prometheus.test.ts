@@ -232,7 +232,9 @@ t.test('nothing is recorded that nobody reads', async (t) => {
 t.test('Prometheus finds the replicas by itself, on the port that they have', async (t) => {
   t.equal(prometheus.global.scrape_interval, '15s');
   const api = prometheus.scrape_configs.find(({ job_name }) => job_name === 'api');
-  t.match(api?.dns_sd_configs, [{ names: ['api'], type: 'A', port: Number(VARIABLES.METRICS_PORT.default) }]);
+  t.match(api?.dns_sd_configs, [
+    { names: ['api'], type: 'A', port: Number(VARIABLES.get('METRICS_PORT')?.default) },
+  ]);
 });
 
 t.test('promtool accepts the configuration, the rules and the queries of the runbooks', async (t) => {

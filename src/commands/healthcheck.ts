@@ -10,7 +10,7 @@ const TIMEOUT_MS = 2_500;
  */
 async function main(env: NodeJS.ProcessEnv): Promise<void> {
   // As the service reads them; all of its schema would be loaded every few seconds.
-  const [given = '', port = ''] = [env.API_HOST, env.API_PORT].map((text) => cleanText(text ?? '').text);
+  const [given = '', port = ''] = [env.API_HOST, env.API_PORT].map((text) => cleanText(text ?? ''));
   const everywhere = ['', '0.0.0.0', '::'].includes(given);
   const host = everywhere ? '127.0.0.1' : given.includes(':') ? `[${given}]` : given;
   const url = `http://${host}:${port || '8000'}/health/serving`;

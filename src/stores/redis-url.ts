@@ -54,18 +54,6 @@ export function parseRedisUrl(text: string, refuse: (reason: string) => void): R
   };
 }
 
-/** The URL without its secrets, or undefined when it cannot be told where they stand. */
-export function redactRedisUrl(text: string): string | undefined {
-  const parts = split(text);
-  if (!parts) return undefined;
-  const [name = '', password] = parts.login;
-  // A name without a password may be a password whose colon was forgotten.
-  const login = password === undefined ? '***' : `${name}:***`;
-  const query = [...parts.query].map(([key, value]) => `${key}=${key === 'family' ? value : '***'}`);
-  const place = text.replace(/^.*?:\/\/([^@/?]*@)?/, '').replace(/\?.*/, '');
-  return `${parts.scheme}://${parts.login.length > 0 ? `${login}@` : ''}${place}${query.length > 0 ? `?${query.join('&')}` : ''}`;
-}
-
 interface Parts {
   scheme: string;
   topology: RedisTarget['topology'];

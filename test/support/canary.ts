@@ -1,4 +1,4 @@
-import { VARIABLES, type Variable } from '../../src/config-variables.ts';
+import { VARIABLES } from '../../src/config-variables.ts';
 
 /** Stands in what tests send where nobody else may read it: bodies, query strings, cookies. */
 export const CANARY = 'c4n4ry';
@@ -8,11 +8,12 @@ const SECRET_CHARS_MIN = 12;
 
 /** The secrets of a configuration: whole values, and the passwords in URLs. */
 export function secretsIn(env: Record<string, string | undefined>): string[] {
-  return Object.entries<Variable>(VARIABLES).flatMap(([name, { secret }]) => {
+  return [...VARIABLES.values()].flatMap(({ name, secret }) => {
     const value = env[name] ?? '';
+    if (!secret) return [];
+    if (!value.includes('://')) return value.split(/[,:=]/);
     const password = /:\/\/[^:/@]*:([^@/]+)@/.exec(value)?.[1];
-    if (secret === 'url') return password === undefined ? [] : [decodeURIComponent(password)];
-    return secret === 'whole' ? value.split(/[,:=]/) : [];
+    return password === undefined ? [] : [decodeURIComponent(password)];
   });
 }
 
