@@ -85,7 +85,7 @@ roll() {
 watch_release() {
   [ "$DEPLOY_WATCH_SECONDS" -gt 0 ] || return 0
   say "watching for $DEPLOY_WATCH_SECONDS s"
-  docker compose exec -T api /nodejs/bin/node dist/commands/monitor.js --url http://api:9090 --seconds "$DEPLOY_WATCH_SECONDS" >&2
+  docker compose exec -T api /nodejs/bin/node dist/cli/monitor.js --url http://api:9090 --seconds "$DEPLOY_WATCH_SECONDS" >&2
 }
 
 replace() { # IMAGE

@@ -1,35 +1,31 @@
 import { LogController, fastify, type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
-import { clientAddress, createTrust } from './client-address.ts';
-import type { Config } from './config.ts';
+import { clientAddress, createTrust } from './http/client-address.ts';
+import type { Config } from './config/config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
 import { orders } from './features/orders/routes.ts';
 import { status } from './features/status/routes.ts';
-import type { Lifecycle } from './lifecycle.ts';
-import { createRequestLog } from './logging.ts';
-import type { Metrics } from './metrics.ts';
-import { auth } from './plugins/auth.ts';
-import { errorHandler, reportFailure, toAppError } from './plugins/error-handler.ts';
-import { health } from './plugins/health.ts';
-import { idempotency } from './plugins/idempotency.ts';
-import { loadShedding } from './plugins/load-shedding.ts';
-import { collectRoutes, notFound } from './plugins/not-found.ts';
-import { createRequestRecord, observe } from './plugins/observe.ts';
-import { openApi } from './plugins/openapi.ts';
-import { rateLimit } from './plugins/rate-limit.ts';
-import { requestGuard } from './plugins/request-guard.ts';
-import { requestTimeout } from './plugins/request-timeout.ts';
-import { SECURITY_HEADERS, securityHeaders } from './plugins/security-headers.ts';
-import {
-  catchStrays,
-  createFrameworkErrorHandler,
-  createSocketErrorHandler,
-} from './plugins/socket-errors.ts';
-import { traceRequests } from './plugins/trace-requests.ts';
-import { validation } from './plugins/validation.ts';
-import { createRequestIds } from './request-id.ts';
-import type { Services } from './services.ts';
-import type { Tracing } from './tracing.ts';
+import type { Lifecycle } from './http/shutdown.ts';
+import { createRequestLog } from './observability/logging.ts';
+import type { Metrics } from './observability/metrics.ts';
+import { auth } from './auth/plugin.ts';
+import { errorHandler, reportFailure, toAppError } from './http/problems.ts';
+import { health } from './http/health.ts';
+import { idempotency } from './idempotency/plugin.ts';
+import { loadShedding } from './http/load-shedding.ts';
+import { collectRoutes, notFound } from './http/not-found.ts';
+import { createRequestRecord, observe } from './http/access-log.ts';
+import { openApi } from './openapi/plugin.ts';
+import { rateLimit } from './rate-limit/plugin.ts';
+import { requestGuard } from './http/request-checks.ts';
+import { requestTimeout } from './http/request-timeout.ts';
+import { SECURITY_HEADERS, securityHeaders } from './http/security-headers.ts';
+import { catchStrays, createFrameworkErrorHandler, createSocketErrorHandler } from './http/client-errors.ts';
+import { traceRequests } from './observability/trace-requests.ts';
+import { validation } from './http/validation.ts';
+import { createRequestIds } from './http/request-id.ts';
+import type { Services } from './dependencies.ts';
+import type { Tracing } from './observability/tracing.ts';
 
 export interface AppOptions {
   config: Config;

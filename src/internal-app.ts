@@ -2,11 +2,11 @@ import { LogController, fastify, type FastifyBaseLogger, type FastifyInstance } 
 import type { Logger } from 'pino';
 import { AppError } from './errors.ts';
 import { status } from './features/status/routes.ts';
-import type { Lifecycle } from './lifecycle.ts';
-import type { Metrics } from './metrics.ts';
-import { errorHandler } from './plugins/error-handler.ts';
-import { validation } from './plugins/validation.ts';
-import type { Services } from './services.ts';
+import type { Lifecycle } from './http/shutdown.ts';
+import type { Metrics } from './observability/metrics.ts';
+import { errorHandler } from './http/problems.ts';
+import { validation } from './http/validation.ts';
+import type { Services } from './dependencies.ts';
 
 export interface InternalAppOptions {
   log: Logger;

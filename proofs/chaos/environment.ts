@@ -7,12 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
 import { Pool } from 'pg';
-import { runApiKey } from '../../src/commands/api-key.ts';
-import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
-import { findFreePort } from '../../src/commands/free-port.ts';
-import { migrateUp } from '../../src/commands/migrate.ts';
-import { ensureDatabase } from '../../src/stores/database.ts';
-import { answersOk, startProcess, type RunningProcess } from '../../scripts/drill-processes.ts';
+import { runApiKey } from '../../src/cli/api-key.ts';
+import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../tools/dev/embedded-postgres.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
+import { migrateUp } from '../../src/cli/migrate.ts';
+import { ensureDatabase } from '../../src/postgres/db.ts';
+import { answersOk, startProcess, type RunningProcess } from '../drill/processes.ts';
 import { signalTree } from '../../test/support/processes.ts';
 import { openTcpProxy, type TcpProxy } from '../../test/support/tcp-proxy.ts';
 

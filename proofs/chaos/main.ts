@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { runChecks, skipChecks, type Report } from '../../scripts/stack-report.ts';
+import { runChecks, skipChecks, type Report } from '../stack/report.ts';
 import { findTool } from '../../test/support/tools.ts';
 import { openEnvironment, type Environment } from './environment.ts';
 import { FAULTS, type Fault } from './faults.ts';

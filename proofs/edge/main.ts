@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect, type TLSSocket } from 'node:tls';
 import type { Test } from 'tap';
-import { expect, runChecks, skipChecks, until, type Report } from '../../scripts/stack-report.ts';
+import { expect, runChecks, skipChecks, until, type Report } from '../stack/report.ts';
 import { startNginx, type Nginx } from '../../test/support/nginx.ts';
 import { createDatabase } from '../../test/support/postgres.ts';
 import { startService } from '../../test/support/service.ts';

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { expect, skipChecks, type Report } from '../../scripts/stack-report.ts';
+import { expect, skipChecks, type Report } from '../stack/report.ts';
 import { findTool } from '../../test/support/tools.ts';
 
 const run = promisify(execFile);

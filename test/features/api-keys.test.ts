@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
 import t from 'tap';
-import { runApiKey } from '../../src/commands/api-key.ts';
-import { seedKeys } from '../../src/stores/seed-keys.ts';
-import { createToken, parseToken } from '../../src/stores/api-key-token.ts';
+import { runApiKey } from '../../src/cli/api-key.ts';
+import { seedKeys } from '../../src/auth/seed-keys.ts';
+import { createToken, parseToken } from '../../src/auth/token.ts';
 // example:start
 import { newOrder } from '../support/app.ts';
 // example:end
@@ -971,7 +971,7 @@ function environment(env: Record<string, string>): Record<string, string> {
 }
 
 function run(args: string[], env: Record<string, string>): Promise<CommandResult> {
-  return runCommand('commands/api-key', args, environment(env));
+  return runCommand('cli/api-key', args, environment(env));
 }
 
 /** Every row of every table as text. */

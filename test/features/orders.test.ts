@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import type { Client } from 'pg';
 import t, { type Test } from 'tap';
-import { createToken } from '../../src/stores/api-key-token.ts';
+import { createToken } from '../../src/auth/token.ts';
 import { newOrder, startTestApp, type TestApp } from '../support/app.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
 import { redisUrl } from '../support/redis.ts';

@@ -1,4 +1,4 @@
-import { VARIABLES } from '../../src/config-variables.ts';
+import { VARIABLES } from '../../src/config/variables.ts';
 
 /** Stands in what tests send where nobody else may read it: bodies, query strings, cookies. */
 export const CANARY = 'c4n4ry';

@@ -1,8 +1,8 @@
 import { chmodSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { openEmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
-import { commandOf } from '../../src/commands/processes.ts';
+import { openEmbeddedPostgres } from '../../tools/dev/embedded-postgres.ts';
+import { commandOf } from '../../tools/dev/processes.ts';
 import { makeDataFolder } from './folders.ts';
 import { endOrphans, forgetProcess, registerProcess } from './processes.ts';
 import { findRedisProgram } from './redis-program.ts';

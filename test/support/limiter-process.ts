@@ -1,10 +1,10 @@
 import { writeSync, openSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pino } from 'pino';
-import { createMetrics } from '../../src/metrics.ts';
-import { createLeaseRunner } from '../../src/stores/lease-script.ts';
-import { createRateLimiter } from '../../src/stores/rate-limit.ts';
-import { openRedis } from '../../src/stores/redis.ts';
+import { createMetrics } from '../../src/observability/metrics.ts';
+import { createLeaseRunner } from '../../src/rate-limit/lease-script.ts';
+import { createRateLimiter } from '../../src/rate-limit/limiter.ts';
+import { openRedis } from '../../src/redis/redis.ts';
 
 /** A key that is asked for `perSecond` times a second by this process. */
 export interface OfferedKey {

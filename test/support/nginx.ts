@@ -12,7 +12,7 @@ import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
 import { createAuthority } from './certificates.ts';
 import { placesOfOlder, writeConfiguration, writeIncludes, type Places } from './nginx-config.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';

@@ -3,7 +3,7 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
 import { withClient } from './postgres.ts';
 import { forgetProcess, registerProcess } from './processes.ts';
 import { requireTool } from './tools.ts';

@@ -3,8 +3,8 @@ import { chmodSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client } from 'pg';
 import type { Test } from 'tap';
-import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../src/commands/embedded-postgres.ts';
-import { migrateUp } from '../../src/commands/migrate.ts';
+import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../tools/dev/embedded-postgres.ts';
+import { migrateUp } from '../../src/cli/migrate.ts';
 import { makeDataFolder } from './folders.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { repositoryDir, useServers } from './servers.ts';
@@ -59,8 +59,7 @@ function hashMigrations(): string {
   const files = readdirSync(folder)
     .toSorted()
     .map((name) => join(folder, name));
-  for (const file of [...files, join(repositoryDir, 'src/commands/migrate.ts')])
-    hash.update(readFileSync(file));
+  for (const file of [...files, join(repositoryDir, 'src/cli/migrate.ts')]) hash.update(readFileSync(file));
   return hash.digest('hex').slice(0, 16);
 }
 

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { commandOf, signal } from '../../src/commands/processes.ts';
+import { commandOf, signal } from '../../tools/dev/processes.ts';
 import { stateDir } from './servers.ts';
 
 const processesDir = join(stateDir, 'test-processes');

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { until } from './until.ts';
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
 import { startRedis, type RedisServer } from './redis.ts';
 import { until } from './until.ts';
 

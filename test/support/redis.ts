@@ -5,7 +5,7 @@ import { basename } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
-import { findFreePort } from '../../src/commands/free-port.ts';
+import { findFreePort } from '../../tools/dev/free-port.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { containerOf } from './redis-container.ts';
 import type { RedisProgram } from './redis-program.ts';

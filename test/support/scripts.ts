@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
-import { signal } from '../../src/commands/processes.ts';
+import { signal } from '../../tools/dev/processes.ts';
 import { forgetProcess, registerProcess } from './processes.ts';
 import { repositoryDir } from './servers.ts';
 

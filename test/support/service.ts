@@ -113,7 +113,7 @@ export async function runCommand(
 }
 
 /** How Node is told to run a program of src: as `npm run build` made it, in half the time, unless src was changed since. */
-export function programOf(name: 'main' | `commands/${'api-key' | 'migrate' | 'monitor'}`): string[] {
+export function programOf(name: 'main' | `cli/${'api-key' | 'migrate' | 'monitor'}`): string[] {
   const built = join(repositoryDir, 'dist', `${name}.js`);
   const sources = readdirSync(join(repositoryDir, 'src'), { recursive: true, encoding: 'utf8' });
   const changedAt = Math.max(

@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Redis } from 'ioredis';
-import { LEASE_SCRIPT } from '../../src/stores/lease-script.ts';
-import type { RunScript } from '../../src/stores/lease.ts';
+import { LEASE_SCRIPT } from '../../src/rate-limit/lease-script.ts';
+import type { RunScript } from '../../src/rate-limit/lease.ts';
 
 /**
  * What becomes of the questions of one process: answered, not sent, lost on the way back, executed too late,

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify';
-import { auditSql } from '../../stores/audit.ts';
-import { UUID, type Cursors } from '../../stores/cursor.ts';
-import type { Db } from '../../stores/postgres.ts';
-import type { ZodProvider } from '../../zod-types.ts';
-import { callerOf } from './caller.ts';
+import { auditSql } from '../../auth/audit-log.ts';
+import { UUID, type Cursors } from '../../http/resource/cursor.ts';
+import type { Db } from '../../postgres/postgres.ts';
+import type { ZodProvider } from '../../http/resource/zod-types.ts';
+import { callerOf } from '../../auth/caller.ts';
 import * as schema from './schema.ts';
 
 /** The trail of what was done to the keys of one's own tenant, and of what was denied to them. */

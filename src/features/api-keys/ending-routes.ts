@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
-import type { ApiKeyAdmin } from '../../stores/api-key-admin.ts';
-import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
-import type { ZodProvider } from '../../zod-types.ts';
-import { actorOf, callerOf, refuseMoreThanOwn } from './caller.ts';
+import type { ApiKeyAdmin } from '../../auth/administration.ts';
+import { IdempotencyKeyHeader, type Idempotency } from '../../idempotency/repository.ts';
+import type { ZodProvider } from '../../http/resource/zod-types.ts';
+import { actorOf, callerOf, refuseMoreThanOwn } from '../../auth/caller.ts';
 import { tellPropagation, toAnswer } from './representation.ts';
 import * as schema from './schema.ts';
 

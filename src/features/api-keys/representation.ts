@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { FastifyReply } from 'fastify';
-import type { IssuedApiKey } from '../../stores/api-key-admin.ts';
-import type { ApiKey } from '../../stores/api-keys.ts';
-import type { StoredAnswer } from '../../stores/idempotency.ts';
-import { KEY_MEMORY_MS } from '../../stores/key-ring.ts';
+import type { IssuedApiKey } from '../../auth/administration.ts';
+import type { ApiKey } from '../../auth/repository.ts';
+import type { StoredAnswer } from '../../idempotency/repository.ts';
+import { KEY_MEMORY_MS } from '../../auth/key-cache.ts';
 
 /** A key as the API shows it: moments as text. */
 export function toJson(key: ApiKey) {

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { nextCursor, paging } from '../../paging.ts';
+import { nextCursor, paging } from '../../http/resource/pagination.ts';
 
 const timestamp = z.iso.datetime().meta({ examples: ['2027-01-31T12:00:00.000Z'] });
 

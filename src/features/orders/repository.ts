@@ -1,6 +1,6 @@
 import { AppError } from '../../errors.ts';
-import { constraintOf } from '../../stores/postgres-errors.ts';
-import type { Query, Tx } from '../../stores/postgres.ts';
+import { constraintOf } from '../../postgres/errors.ts';
+import type { Query, Tx } from '../../postgres/postgres.ts';
 import type { ListQuery, NewOrder, Order, OrderStatus, SummaryQuery } from './schema.ts';
 
 /** Times leave Postgres as text in the form that the schema promises. */

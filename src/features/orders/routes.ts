@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { UUID, type Cursors } from '../../stores/cursor.ts';
-import { matchesEtag, requireIfMatch, versionEtag } from '../../stores/etag.ts';
-import { IdempotencyKeyHeader, type Idempotency } from '../../stores/idempotency.ts';
-import type { ZodProvider } from '../../zod-types.ts';
+import { UUID, type Cursors } from '../../http/resource/cursor.ts';
+import { matchesEtag, requireIfMatch, versionEtag } from '../../http/resource/etag.ts';
+import { IdempotencyKeyHeader, type Idempotency } from '../../idempotency/repository.ts';
+import type { ZodProvider } from '../../http/resource/zod-types.ts';
 import * as schema from './schema.ts';
 import { createOrderService, type Caller, type OrderServiceDeps } from './service.ts';
 

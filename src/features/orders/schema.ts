@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { nextCursor, paging } from '../../paging.ts';
-import { uuid } from '../../zod-types.ts';
+import { nextCursor, paging } from '../../http/resource/pagination.ts';
+import { uuid } from '../../http/resource/zod-types.ts';
 
 /** The only definition of what goes in and out; types, checks, serializers and OpenAPI come from it. */
 

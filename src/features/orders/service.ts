@@ -1,14 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { uuidv7 } from 'uuidv7';
 import { AppError } from '../../errors.ts';
-import type { Metrics } from '../../metrics.ts';
-import type { CacheEntry } from '../../stores/cache-entry.ts';
-import { shapeOf } from '../../stores/cache-text.ts';
-import type { Cache, CacheReadOptions } from '../../stores/cache.ts';
-import type { AfterWrite } from '../../stores/after-write.ts';
-import { versionEtag, type Precondition } from '../../stores/etag.ts';
-import type { Db, Tx } from '../../stores/postgres.ts';
-import type { ReplicaReader } from '../../stores/replica.ts';
+import type { Metrics } from '../../observability/metrics.ts';
+import type { CacheEntry } from '../../cache/entry.ts';
+import { shapeOf } from '../../cache/serialization.ts';
+import type { Cache, CacheReadOptions } from '../../cache/cache.ts';
+import type { AfterWrite } from '../../cache/after-write.ts';
+import { versionEtag, type Precondition } from '../../http/resource/etag.ts';
+import type { Db, Tx } from '../../postgres/postgres.ts';
+import type { ReplicaReader } from '../../postgres/replica/replica.ts';
 import { orderSql } from './repository.ts';
 import {
   Order,

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
-import type { Lifecycle } from '../../lifecycle.ts';
-import type { StatusReader } from '../../stores/status.ts';
-import type { ZodProvider } from '../../zod-types.ts';
+import type { Lifecycle } from '../../http/shutdown.ts';
+import type { StatusReader } from './repository.ts';
+import type { ZodProvider } from '../../http/resource/zod-types.ts';
 import * as schema from './schema.ts';
 
 export interface StatusRoutesOptions {

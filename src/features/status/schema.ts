@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { RATE_LIMIT_MODES, REDIS_STATES } from '../../stores/status.ts';
+import { RATE_LIMIT_MODES, REDIS_STATES } from './repository.ts';
 
 const percent = z.number().min(0).describe('One decimal');
 const count = z.int().min(0);

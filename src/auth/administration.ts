@@ -1,0 +1,174 @@
+import { AppError } from '../errors.ts';
+import { createToken, digestToken, tokenHint } from './token.ts';
+import { apiKeyChangeSql, type ApiKeyChange } from './changes.ts';
+import type { AfterWrite, Written } from '../cache/after-write.ts';
+import { apiKeySql, type ApiKey } from './repository.ts';
+import { auditSql, type Actor, type NewAuditEvent } from './audit-log.ts';
+import type { Db, Tx } from '../postgres/postgres.ts';
+
+export interface ApiKeyAdminOptions {
+  keySecret: string;
+  keyEnvironment: string;
+  afterWrite: AfterWrite;
+}
+
+export interface CreateApiKey {
+  tenant: string;
+  name: string;
+  scopes: string[];
+  limitPerMinute: number | null;
+  expiresAt: Date | null;
+}
+
+/** A key just made: the only moment at which the token itself is known. */
+export interface IssuedApiKey {
+  key: ApiKey;
+  token: string;
+}
+
+/** Does the work in a transaction; unless told otherwise, in one of its own. */
+type Run<T> = (work: (tx: Tx) => Promise<IssuedApiKey>) => Promise<T>;
+
+export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
+
+/**
+ * What an administrator can do to keys, for the command and for /v1/api-keys alike: each act and
+ * its audit event are one transaction, and no act returns before every process has been told, or is known
+ * to be out of reach: see `Written`.
+ */
+export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
+  async function issue(tx: Tx, wanted: CreateApiKey): Promise<IssuedApiKey> {
+    const { id, token } = createToken(options.keyEnvironment);
+    const key = await store(tx, wanted, id, token);
+    if (!key) throw new Error('a fresh key id was taken');
+    return { key, token };
+  }
+
+  function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
+    const digest = digestToken(token, options.keySecret);
+    return apiKeyChangeSql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+  }
+
+  function write<T>(
+    tenant: string,
+    id: string,
+    { requestId }: Actor,
+    transaction: Promise<T>,
+  ): Promise<Written<T>> {
+    return options.afterWrite(transaction, { tenant, requestId, apiKeys: [id] });
+  }
+
+  return {
+    async create<T = IssuedApiKey>(
+      wanted: CreateApiKey,
+      actor: Actor,
+      run: Run<T> = db.transaction as Run<T>,
+    ): Promise<T> {
+      const created = run(async (tx) => {
+        const issued = await issue(tx, wanted);
+        await audit(tx, wanted.tenant, issued.key.id, actor, 'api_key.created', { scopes: wanted.scopes });
+        return issued;
+      });
+      const changes = { tenant: wanted.tenant, requestId: actor.requestId };
+      return (await options.afterWrite(created, changes)).result;
+    },
+
+    /** Stores a key that was made elsewhere (API_KEYS); does nothing when it is known already. */
+    async seed(wanted: CreateApiKey, id: string, token: string, actor: Actor): Promise<boolean> {
+      const isNew = await db.transaction(async (tx) => {
+        const key = await store(tx, wanted, id, token);
+        if (!key) return false;
+        const detail = { scopes: wanted.scopes, seeded: true };
+        await audit(tx, wanted.tenant, id, actor, 'api_key.created', detail);
+        return true;
+      });
+      const changes = { tenant: wanted.tenant, requestId: actor.requestId, apiKeys: [id] };
+      // Somebody may have presented it already, and been told that it is unknown.
+      if (isNew) await options.afterWrite(Promise.resolve(), changes);
+      return isNew;
+    },
+
+    /**
+     * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
+     * now), never past its own expiry. `check` throws when the actor may not do that to this key.
+     */
+    async rotate<T = IssuedApiKey>(
+      tenant: string,
+      id: string,
+      overlapSeconds: number,
+      actor: Actor,
+      check?: (current: ApiKey) => void,
+      run: Run<T> = db.transaction as Run<T>,
+    ): Promise<Written<T>> {
+      const rotated = run(async (tx) => {
+        const old = await apiKeySql.lock(tx, tenant, id);
+        if (!old) throw new AppError('not_found', 'There is no such key');
+        check?.(old);
+        if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
+          throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
+        }
+        if (old.replacedBy)
+          throw new AppError('conflict', `This key was rotated before; its successor is ${old.replacedBy}`);
+        const next = await issue(tx, old);
+        await apiKeyChangeSql.retire(tx, tenant, id, next.key.id, overlapSeconds);
+        await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
+        return next;
+      });
+      return write(tenant, id, actor, rotated);
+    },
+
+    /** `check` throws when the actor may not change this key, or knows an older state of it. */
+    async change(
+      tenant: string,
+      id: string,
+      change: ApiKeyChange,
+      actor: Actor,
+      check?: (current: ApiKey) => void,
+    ): Promise<Written<ApiKey>> {
+      const changed = db.transaction(async (tx) => {
+        const current = await apiKeySql.lock(tx, tenant, id);
+        if (current && !current.revokedAt) check?.(current);
+        const key = await apiKeyChangeSql.change(tx, tenant, id, change);
+        if (!key) throw new AppError('not_found', 'There is no such key, or it was revoked');
+        await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
+        return key;
+      });
+      return write(tenant, id, actor, changed);
+    },
+
+    /** Final, and the same when it is repeated. `check` throws when the actor may not end this key. */
+    async revoke(
+      tenant: string,
+      id: string,
+      actor: Actor,
+      check?: (current: ApiKey) => void,
+    ): Promise<Written<void>> {
+      const revoked = db.transaction(async (tx) => {
+        const current = await apiKeySql.lock(tx, tenant, id);
+        if (!current) throw new AppError('not_found', 'There is no such key');
+        check?.(current);
+        if (await apiKeyChangeSql.revoke(tx, tenant, id))
+          await audit(tx, tenant, id, actor, 'api_key.revoked', {});
+      });
+      return write(tenant, id, actor, revoked);
+    },
+  };
+}
+
+function audit(
+  tx: Tx,
+  tenant: string,
+  id: string,
+  actor: Actor,
+  action: string,
+  detail: NewAuditEvent['detail'],
+) {
+  return auditSql.append(tx, {
+    ...actor,
+    tenant,
+    action,
+    object: `api_key:${id}`,
+    outcome: 'success',
+    detail,
+  });
+}

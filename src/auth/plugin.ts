@@ -1,0 +1,161 @@
+import rateLimit from '@fastify/rate-limit';
+import type { FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import { networkOf } from '../http/client-address.ts';
+import { AppError } from '../errors.ts';
+import { createFailedAttempts } from './failed-attempts.ts';
+import type { AuthFailure, Metrics } from '../observability/metrics.ts';
+import { OPERATOR_TENANT, type AuditQueue, type Denial } from './audit-queue.ts';
+import { hasScope, type KeyRing, type Principal, type Verdict } from './key-cache.ts';
+import type { KeyUsage } from './usage.ts';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Set by the auth plugin for every request below /v1; null elsewhere. */
+    principal: Principal | null;
+  }
+  interface FastifyContextConfig {
+    /** What the key must be allowed to; every route below /v1 names one. */
+    scope?: string;
+  }
+}
+
+export interface AuthOptions {
+  keys: KeyRing;
+  usage: KeyUsage;
+  auditQueue: AuditQueue;
+  /** Of one client address, after which it is refused unseen. */
+  failuresPerMinute: number;
+  metrics: Metrics;
+  /** Who a request without a key is; undefined when every request needs one. */
+  anonymous: Principal | undefined;
+}
+
+/** A request without a key that could be looked up. */
+interface Unread {
+  refused: 'missing' | 'malformed';
+  key?: undefined;
+}
+
+const MINUTE_MS = 60_000;
+const REMEMBERED_ADDRESSES = 50_000;
+const OVERLOAD_RETRY_SECONDS = 2;
+
+/**
+ * API keys: deny by default. A hot key is answered from memory and synchronously. Any other key is looked up in
+ * Postgres; behind an address that has failed too often that takes longer, and a bad key is 429 instead of 401.
+ */
+export const auth = fp<AuthOptions>(
+  async (app, { keys, usage, auditQueue, failuresPerMinute, metrics, anonymous }) => {
+    await app.register(rateLimit, {
+      global: false,
+      max: failuresPerMinute,
+      timeWindow: MINUTE_MS,
+      cache: REMEMBERED_ADDRESSES,
+      keyGenerator: ({ ip }) => networkOf(ip),
+    });
+    const attempts = createFailedAttempts(app.createRateLimit());
+
+    app.addHook('onRoute', (route) => {
+      if (route.config?.scope === undefined) {
+        throw new Error(`${String(route.method)} ${route.url} declares no scope: add config: { scope: '…' }`);
+      }
+    });
+
+    app.addHook('onRequest', (request, reply, done) => {
+      // What a key can read belongs in no shared cache; a route that knows better says so itself.
+      reply.header('cache-control', 'no-store');
+      const token = presentedKey(request);
+      if (token === undefined && anonymous) return admit(anonymous);
+      if (typeof token !== 'string') return judge({ refused: token === undefined ? 'missing' : 'malformed' });
+      const verdict = keys.peek(token);
+      if (verdict) return judge(verdict);
+      // No guess of a stranger: the key was good before, or is being looked up already.
+      if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
+      attempts.lookUp(request, () => keys.find(token)).then(judge, done);
+
+      function judge(found: Verdict | Unread | undefined): void {
+        if (!found) return turnAway();
+        if ('principal' in found) return admit(found.principal);
+        auditQueue.deny(describeDenial(request, found));
+        if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
+        attempts.fail(request).then((waitSeconds) => {
+          if (waitSeconds > 0) limited(waitSeconds);
+          else fail(unauthorized(), found.refused);
+        }, done);
+      }
+
+      function turnAway(): void {
+        attempts.waitSeconds(request).then((waitSeconds) => {
+          if (waitSeconds > 0) limited(waitSeconds);
+          else done(overloaded());
+        }, done);
+      }
+
+      function admit(principal: Principal): void {
+        request.principal = principal;
+        if (principal !== anonymous) usage.mark(principal.keyId);
+        const { scope } = request.routeOptions.config;
+        if (scope !== undefined && !hasScope(principal, scope)) {
+          return fail(new AppError('forbidden', `This key lacks the scope ${scope}`), 'scope');
+        }
+        done();
+      }
+
+      function limited(waitSeconds: number): void {
+        metrics.rateLimitHits.inc({ limit: 'ip' });
+        fail(tooManyAttempts(waitSeconds), 'limited');
+      }
+
+      function fail(error: AppError, reason: AuthFailure): void {
+        metrics.authFailures.inc({ reason });
+        done(error);
+      }
+    });
+  },
+  { name: 'auth' },
+);
+
+/** A key that was good once belongs to a tenant; who guesses is known by the address alone. */
+function describeDenial(
+  { id: requestId, ip }: FastifyRequest,
+  { refused: reason, key }: Extract<Verdict, { refused: unknown }> | Unread,
+): Denial {
+  const event = { requestId, ip, reason };
+  if (key) {
+    const { keyId, tenant } = key;
+    return { ...event, tenant, action: 'api_key.refused', actor: keyId, object: `api_key:${keyId}` };
+  }
+  const object = `address:${networkOf(ip)}`;
+  return { ...event, tenant: OPERATOR_TENANT, action: 'authentication.failed', actor: 'anonymous', object };
+}
+
+/** The one 401: missing, malformed, unknown, revoked and expired keys must look the same from outside. */
+function unauthorized(): AppError {
+  return new AppError(
+    'unauthorized',
+    'Send a valid API key as "Authorization: Bearer <key>" or "X-API-Key: <key>"',
+    {
+      headers: { 'www-authenticate': 'Bearer realm="api"' },
+    },
+  );
+}
+
+function tooManyAttempts(retryAfterSeconds: number): AppError {
+  return new AppError('rate_limited', 'Too many failed attempts from this address', { retryAfterSeconds });
+}
+
+function overloaded(): AppError {
+  return new AppError('overloaded', 'Too many keys wait to be looked up; try again', {
+    retryAfterSeconds: OVERLOAD_RETRY_SECONDS,
+  });
+}
+
+/** The key of a request, undefined when there is none, null when it was sent in a way that says nothing clear. */
+function presentedKey({ headers }: FastifyRequest): string | null | undefined {
+  const { authorization, 'x-api-key': apiKey } = headers;
+  if (authorization === undefined) return Array.isArray(apiKey) ? null : apiKey;
+  if (!/^Bearer /i.test(authorization)) return null;
+  const token = authorization.slice('Bearer '.length).trim();
+  return apiKey === undefined || apiKey === token ? token : null;
+}

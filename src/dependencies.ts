@@ -1,0 +1,136 @@
+import type { Logger } from 'pino';
+import type { Config } from './config/config.ts';
+import { inTime } from './lib/in-time.ts';
+import type { Metrics } from './observability/metrics.ts';
+import type { UsageSource } from './observability/process-usage.ts';
+import { createAfterWrite } from './cache/after-write.ts';
+import { createApiKeyAdmin } from './auth/administration.ts';
+import { startAuditQueue } from './auth/audit-queue.ts';
+import { createCache, createNoCache } from './cache/cache.ts';
+import { createCursors } from './http/resource/cursor.ts';
+import { createDatabaseCheck } from './postgres/readiness.ts';
+import { startIdempotency } from './idempotency/repository.ts';
+import { createKeyEvents } from './auth/key-events.ts';
+import { createKeyRing, type Principal } from './auth/key-cache.ts';
+import { startKeyUsage } from './auth/usage.ts';
+import { openPostgres } from './postgres/postgres.ts';
+import { createLeaseRunner } from './rate-limit/lease-script.ts';
+import { createRateLimiter } from './rate-limit/limiter.ts';
+import { tellSharedServer } from './redis/servers.ts';
+import { openRedis, type RedisRole } from './redis/redis.ts';
+import { createLocalMarks, createRedisMarks } from './postgres/replica/write-positions.ts';
+import { createReplicaReader } from './postgres/replica/replica.ts';
+import { startStatus } from './features/status/repository.ts';
+
+export type Services = ReturnType<typeof openServices>;
+
+/** AUTH_REQUIRED=false, which the configuration allows on loopback only: everybody may do everything. */
+const ANONYMOUS: Principal = {
+  keyId: 'anonymous',
+  tenant: 'public',
+  scopes: new Set(['*']),
+  limitPerMinute: null,
+  endsAt: Infinity,
+};
+
+const REDIS_PATIENCE_MS = 1_000;
+
+/** Opens what the app works with. Nothing here waits: Postgres and Redis may come later, or back. */
+export function openServices(
+  config: Config,
+  { log, metrics, usageSource }: { log: Logger; metrics: Metrics; usageSource: UsageSource },
+) {
+  const { replicaUrl, migrationUrl: _, ...primary } = config.postgres;
+  const { url, cacheUrl, commandTimeoutMs } = config.redis;
+  const deps = { log, metrics };
+  const redisFor = (role: RedisRole, from: string | undefined) =>
+    from === undefined ? undefined : openRedis({ url: from, commandTimeoutMs, role }, deps);
+
+  const db = openPostgres({ ...primary, applicationName: 'hardpoint' }, { ...deps, target: 'primary' });
+  const replicaDb =
+    replicaUrl === undefined
+      ? undefined
+      : openPostgres(
+          { ...primary, url: replicaUrl, readOnly: true, applicationName: 'hardpoint-replica' },
+          { ...deps, target: 'replica' },
+        );
+  const redis = redisFor('limits', url);
+  const cacheRedis = config.cache.enabled ? redisFor('cache', cacheUrl) : undefined;
+  if (redis && cacheRedis && cacheUrl !== url) tellSharedServer(redis, cacheRedis, log);
+
+  const single = config.rateLimit.expectedReplicas === 1;
+  const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
+  const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
+  const usage = startKeyUsage(db, log);
+  const auditQueue = startAuditQueue(db, log);
+  const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.auth.secretKey, log });
+  const alone = cacheRedis === undefined && single;
+  const limiter = createRateLimiter({
+    ...deps,
+    run: redis && createLeaseRunner(redis),
+    commandTimeoutMs,
+    expectedReplicas: config.rateLimit.expectedReplicas,
+  });
+  const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
+  const replica = createReplicaReader({ primary: db, replica: replicaDb, marks }, deps);
+  const cache = config.cache.enabled
+    ? createCache(
+        { prefix: 'hp:cache', ...config.cache, alone },
+        { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
+      )
+    : createNoCache();
+  const afterWrite = createAfterWrite({ announce: events.announce, log, replica, cache });
+  const status = startStatus({
+    db,
+    replica: replicaDb && replica,
+    redis: { limits: redis, cache: cacheRedis },
+    cacheEnabled: config.cache.enabled,
+    rateLimitEnabled: config.rateLimit.enabled,
+    metrics,
+    usageSource,
+  });
+
+  return {
+    db,
+    replica,
+    cache,
+    afterWrite,
+    cursors: createCursors(config.auth.secretKey),
+    idempotency,
+    admin: createApiKeyAdmin(db, { ...config.auth, afterWrite }),
+    auth: {
+      keys,
+      usage,
+      auditQueue,
+      failuresPerMinute: config.auth.failuresPerMinute,
+      anonymous: config.auth.required ? undefined : ANONYMOUS,
+    },
+    limiter,
+    status,
+    health: {
+      checkDatabase: createDatabaseCheck(db),
+      redisState: () => {
+        const handles = [redis, cacheRedis].filter((handle) => handle !== undefined);
+        if (handles.length === 0) return 'none' as const;
+        const states = handles.map((handle) => handle.state());
+        return (['disconnected', 'degraded'] as const).find((state) => states.includes(state)) ?? 'connected';
+      },
+    },
+    /** Resolves when every Redis can be used, or after a second: who begins without it begins with a share. */
+    async redisReady(): Promise<void> {
+      const away = [redis, cacheRedis].filter((handle) => handle !== undefined && !handle.ready());
+      const waits = away.map((handle) => new Promise<void>((resolve) => handle?.onReady(resolve)));
+      await inTime(Promise.all(waits), REDIS_PATIENCE_MS);
+    },
+    /** After the last request, in this order: what is still to be written, Redis, Postgres. */
+    closers: [
+      { name: 'last use of keys', close: usage.close },
+      { name: 'audit events', close: auditQueue.close },
+      { name: 'idempotency', close: idempotency.close },
+      { name: 'status', close: status.close },
+      { name: 'rate limits', close: limiter.close },
+      ...[redis, cacheRedis].flatMap((handle) => (handle ? [{ name: 'redis', close: handle.close }] : [])),
+      ...[replicaDb, db].flatMap((pool) => (pool ? [{ name: 'postgres', close: pool.close }] : [])),
+    ],
+  };
+}

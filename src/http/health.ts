@@ -1,0 +1,134 @@
+import fp from 'fastify-plugin';
+import { z } from 'zod';
+import type { Lifecycle } from './shutdown.ts';
+import { REDIS_STATES } from '../features/status/repository.ts';
+
+export interface HealthOptions {
+  lifecycle: Lifecycle;
+  version: string;
+  /** Rejects when Postgres does not answer in time or its schema is older than this release needs. */
+  checkDatabase: () => Promise<void>;
+  redisState: () => RedisState;
+}
+
+/**
+ * `none`: not configured, limits and cache live in this process; `disconnected`, or `degraded` where it takes no
+ * writes: they do so until it is back.
+ */
+export type RedisState = (typeof REDIS_STATES)[number];
+
+interface DatabaseState {
+  database: 'connected' | 'disconnected';
+}
+
+/** Probes come from every balancer and node: Postgres is asked once for all of them. */
+const REMEMBERED_MS = 1_500;
+const OK = 200;
+const NOT_READY = 503;
+
+const parts = {
+  database: z.enum(['connected', 'disconnected']),
+  redis: z.enum(REDIS_STATES),
+};
+
+const LIVE = probe('getLiveness', 'Whether the process runs', {
+  [OK]: z.object({ status: z.literal('ok') }),
+});
+
+const SERVING = probe('getServing', 'Whether a load balancer should send requests here', {
+  [OK]: z.object({ status: z.literal('ok') }),
+  [NOT_READY]: z.object({ status: z.enum(['starting', 'draining']) }),
+});
+
+const READY = probe('getReadiness', 'Whether everything is there that requests need', {
+  [OK]: z.object({ status: z.enum(['ok', 'degraded']), ...parts }),
+  [NOT_READY]: z.object({
+    status: z.enum(['draining', 'unavailable']),
+    database: parts.database.optional(),
+  }),
+});
+
+const Health = z
+  .object({
+    status: z.enum(['healthy', 'degraded', 'draining', 'unhealthy']),
+    ...parts,
+    version: z.string(),
+    timestamp: z.iso.datetime(),
+  })
+  .meta({ id: 'Health' });
+
+const HEALTH = probe('getHealth', 'State of the service and its parts', {
+  [OK]: Health,
+  [NOT_READY]: Health,
+});
+
+/**
+ * Liveness asks nobody: a dependency that is away must not restart the fleet. Serving waits for the schema once,
+ * and never again: if Postgres is away, it is away for every process, and none could answer from its cache or say
+ * 503 with Retry-After. Readiness asks Postgres; Redis away is degraded, because every route works without it.
+ */
+export const health = fp<HealthOptions>(
+  async (app, { lifecycle, version, checkDatabase, redisState }) => {
+    let checkedAt = -Infinity;
+    let answer: Promise<DatabaseState> | undefined;
+    let wasReady = false;
+
+    function database(): Promise<DatabaseState> {
+      if (!answer || performance.now() - checkedAt > REMEMBERED_MS) {
+        checkedAt = performance.now();
+        answer = checkDatabase().then(
+          () => {
+            wasReady = true;
+            return { database: 'connected' as const };
+          },
+          (error: unknown) => {
+            app.log.warn({ error }, 'not ready: Postgres');
+            return { database: 'disconnected' as const };
+          },
+        );
+      }
+      return answer;
+    }
+
+    app.get('/health/live', LIVE, (_request, reply) =>
+      reply.header('cache-control', 'no-store').send({ status: 'ok' }),
+    );
+
+    app.get('/health/serving', SERVING, async (_request, reply) => {
+      reply.header('cache-control', 'no-store');
+      if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
+      if (!wasReady) await database();
+      return wasReady ? { status: 'ok' } : reply.code(NOT_READY).send({ status: 'starting' });
+    });
+
+    app.get('/health/ready', READY, async (_request, reply) => {
+      reply.header('cache-control', 'no-store');
+      if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
+      const state = await database();
+      if (state.database === 'disconnected')
+        return reply.code(NOT_READY).send({ status: 'unavailable', ...state });
+      return { status: isAway(redisState()) ? 'degraded' : 'ok', ...state, redis: redisState() };
+    });
+
+    app.get('/health', HEALTH, async (_request, reply) => {
+      reply.header('cache-control', 'no-store');
+      const state = await database();
+      const down = state.database === 'disconnected';
+      const degraded = isAway(redisState());
+      const status = lifecycle.draining ? 'draining' : down ? 'unhealthy' : degraded ? 'degraded' : 'healthy';
+      return reply
+        .code(down ? NOT_READY : OK)
+        .send({ status, ...state, redis: redisState(), version, timestamp: new Date().toISOString() });
+    });
+  },
+  { name: 'health' },
+);
+
+function isAway(state: RedisState): boolean {
+  return state === 'disconnected' || state === 'degraded';
+}
+
+/** Asked by machines every few seconds: no key, no limit, no log line. */
+function probe(operationId: string, summary: string, response: Record<number, z.ZodType>) {
+  return { config: { quiet: true }, schema: { tags: ['health'], operationId, summary, response } };
+}

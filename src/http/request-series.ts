@@ -1,0 +1,69 @@
+import type { RouteOptions } from 'fastify';
+import type { ErrorCode } from '../errors.ts';
+import { PROBLEMS, failuresOf } from './failures.ts';
+import type { Metrics } from '../observability/metrics.ts';
+
+/** Route label of requests that no route answers. */
+export const UNMATCHED = 'unmatched';
+/** nginx's number for a client that left before its answer. */
+export const CLIENT_CLOSED_REQUEST = 499;
+
+/** Methods that have a series of their own; a client can make up any other. */
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+const OTHER = 'OTHER';
+const KNOWN = new Set(METHODS);
+
+export function methodLabel(method: string): string {
+  return KNOWN.has(method) ? method : OTHER;
+}
+
+/** What can happen on every route, whatever it states. */
+const ALWAYS: ErrorCode[] = ['internal', 'unavailable', 'timeout'];
+/** Before, or instead of, a route. */
+const WITHOUT_ROUTE: ErrorCode[] = [
+  ...ALWAYS,
+  'bad_request',
+  'unauthorized',
+  'https_required',
+  'not_found',
+  'method_not_allowed',
+  'not_acceptable',
+  'request_timeout',
+  'uri_too_long',
+  'unsupported_media_type',
+  'rate_limited',
+  'headers_too_large',
+  'overloaded',
+];
+/** Of routes that are not in the document and so state no answers: pages and preflights. */
+const UNSTATED = ['200', '204', '302', '304', '404'];
+
+/**
+ * Starts every series that a route can count to at 0: the first 503 of a series that does not exist is no
+ * increase to Prometheus, and what exists from the start cannot grow by what clients make up.
+ */
+export function startSeries(metrics: Metrics, route: RouteOptions): void {
+  const stated = Object.keys(route.schema?.response ?? {});
+  const answers = stated.length > 0 ? stated : UNSTATED;
+  const failures = [...ALWAYS, ...failuresOf(route)];
+  for (const method of [route.method].flat()) start(metrics, method, route.url, answers, failures);
+}
+
+/** The same for requests that no route answers. */
+export function startUnmatchedSeries(metrics: Metrics): void {
+  for (const method of [...METHODS, OTHER]) start(metrics, method, UNMATCHED, [], WITHOUT_ROUTE);
+}
+
+function start(
+  { requests, requestLatency }: Metrics,
+  method: string,
+  route: string,
+  answers: string[],
+  failures: ErrorCode[],
+): void {
+  const statuses = [...answers, ...failures.map((code) => String(PROBLEMS[code][0]))];
+  for (const status of [...statuses, String(CLIENT_CLOSED_REQUEST)]) {
+    requests.inc({ method, route, status }, 0);
+  }
+  requestLatency.zero({ method, route });
+}

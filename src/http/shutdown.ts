@@ -1,0 +1,91 @@
+import type { Logger } from 'pino';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { inTime } from '../lib/in-time.ts';
+import { RunningRequests } from './running-requests.ts';
+
+export interface Lifecycle {
+  /** On its way out: readiness answers 503 and answers carry `Connection: close`. */
+  draining: boolean;
+  readonly running: RunningRequests;
+}
+
+export function createLifecycle(): Lifecycle {
+  return { draining: false, running: new RunningRequests() };
+}
+
+export interface ShutdownParts {
+  lifecycle: Lifecycle;
+  drainDelayMs: number;
+  shutdownTimeoutMs: number;
+  log: Logger;
+  /** Stops listening and resolves when the last connection was closed. */
+  closeListeners: () => Promise<void>;
+  /** Cuts the connections that are still open. */
+  cutConnections: () => void;
+  /** What is closed after the last request, in this order: batches, Redis, Postgres. */
+  closers: { name: string; close: () => Promise<void> }[];
+}
+
+/** Time for the closers after the last request; part of the sum that grace periods must hold. */
+export const CLOSE_BUDGET_MS = 5_000;
+
+/** How long a connection without a request may stay, once nothing is in flight: one may be on its way. */
+const LAST_CALL_MS = 500;
+const POLL_MS = 50;
+
+/** The longest that a shutdown may take before the process is ended by force, in ms. */
+export function shutdownBudgetMs(config: { drainDelayMs: number; shutdownTimeoutMs: number }): number {
+  return config.drainDelayMs + config.shutdownTimeoutMs + CLOSE_BUDGET_MS;
+}
+
+/**
+ * The way out, in the order that loses nothing: readiness says 503 while every route goes on (load
+ * balancers need the drain delay to notice), then no new connections, then the requests in flight,
+ * then what they used. Resolves to true when no request had to be cut.
+ */
+export async function shutDown(parts: ShutdownParts): Promise<boolean> {
+  const { lifecycle, log } = parts;
+  lifecycle.draining = true;
+  // Those that begin from now on say so themselves.
+  for (const { reply } of lifecycle.running) reply.header('connection', 'close');
+  log.info({ drain_delay_ms: parts.drainDelayMs }, 'draining');
+  await sleep(parts.drainDelayMs);
+
+  const done = Promise.race([parts.closeListeners(), nothingInFlight(lifecycle)]);
+  const finished = await within(parts.shutdownTimeoutMs, done);
+  if (!finished) {
+    log.error({ shutdown_timeout_ms: parts.shutdownTimeoutMs }, 'requests were still in flight and are cut');
+  }
+  parts.cutConnections();
+  const deadlineMs = performance.now() + CLOSE_BUDGET_MS;
+  for (const [index, { name, close }] of parts.closers.entries()) {
+    // Of what is left: most take no time at all, and the last ones wait for servers.
+    const shareMs = (deadlineMs - performance.now()) / (parts.closers.length - index);
+    const closed = within(shareMs, close());
+    // One that fails must not keep the next from being closed.
+    const ended = await closed.catch((error: unknown) => log.warn({ part: name, error }, 'failed to close'));
+    if (ended === false) log.warn({ part: name }, 'did not close in time');
+  }
+  log.info('stopped');
+  return finished;
+}
+
+/**
+ * Node stops looking for late requests when it stops listening: a connection that was opened and says
+ * nothing, or says half a request, would hold the process until its budget is spent.
+ */
+async function nothingInFlight({ running }: Lifecycle): Promise<void> {
+  do {
+    while (running.size > 0) await sleep(POLL_MS);
+    await sleep(LAST_CALL_MS);
+  } while (running.size > 0);
+}
+
+async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {
+  return (
+    (await inTime(
+      work.then(() => true),
+      budgetMs,
+    )) ?? false
+  );
+}

@@ -1,0 +1,129 @@
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The migrations of this release. Two levels up from here both in src/migrations and in dist/migrations. */
+export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../migrations/', import.meta.url));
+
+export interface MigrationSection {
+  sql: string;
+  /** The line of the file on which `sql` begins, from 1. */
+  firstLine: number;
+  transaction: boolean;
+}
+
+export interface MigrationFile {
+  /** Without `.sql`: `0001_api_key`. Holds only digits, lower case letters and `_`. */
+  name: string;
+  number: number;
+  path: string;
+  /** SHA-256 in hex of the file as normalised by `normalise`. */
+  checksum: string;
+  up: MigrationSection;
+  down: MigrationSection;
+}
+
+const FILE_NAME = /^\d{4}_[a-z][a-z0-9_]{0,59}\.sql$/;
+const NAME = /^[a-z][a-z0-9_]{0,59}$/;
+
+/**
+ * The names of the migrations in a folder, oldest first. Files that do not end in `.sql` are left alone.
+ * Throws on a name that breaks the pattern and on a number used twice (two branches that were merged).
+ */
+export function listMigrationNames(folder: string): string[] {
+  const fileNames = readdirSync(folder)
+    .filter((fileName) => fileName.endsWith('.sql') && !fileName.startsWith('.'))
+    .toSorted();
+  for (const [index, fileName] of fileNames.entries()) {
+    if (!FILE_NAME.test(fileName)) {
+      throw new Error(`migrations/${fileName}: a name looks like 0005_add_customer.sql.`);
+    }
+    const previous = fileNames[index - 1];
+    if (previous?.slice(0, 4) === fileName.slice(0, 4)) {
+      throw new Error(
+        `migrations/${previous} and migrations/${fileName} have the same number: renumber one.`,
+      );
+    }
+  }
+  return fileNames.map((fileName) => fileName.slice(0, -'.sql'.length));
+}
+
+/** Reads every migration of a folder, oldest first. Throws on the first one that is not well formed. */
+export function readMigrationFiles(folder: string): MigrationFile[] {
+  return listMigrationNames(folder).map((name) => {
+    const path = join(folder, `${name}.sql`);
+    const text = normalise(readFileSync(path, 'utf8'));
+    const up = findMarker(text, 'Up', name);
+    const down = findMarker(text, 'Down', name);
+    if (down.start < up.start) throw new Error(`migrations/${name}.sql: "-- Up Migration" comes first.`);
+    return {
+      name,
+      number: numberOf(name),
+      path,
+      checksum: createHash('sha256').update(text).digest('hex'),
+      up: section(text, up, down.start),
+      down: section(text, down, text.length),
+    };
+  });
+}
+
+/** Writes the next numbered file with both markers and returns its path. Throws on a bad or used name. */
+export function createMigrationFile(folder: string, name: string): string {
+  if (!NAME.test(name)) {
+    throw new Error('A name is 1 to 60 lower case letters, digits and "_", such as add_customer.');
+  }
+  const number = numberOf(listMigrationNames(folder).at(-1) ?? '0000') + 1;
+  const path = join(folder, `${String(number).padStart(4, '0')}_${name}.sql`);
+  writeFileSync(path, TEMPLATE, { flag: 'wx' });
+  return path;
+}
+
+export function numberOf(name: string): number {
+  return Number.parseInt(name, 10);
+}
+
+/** Takes out what an editor or a checkout on Windows changes. Not more: a blank may stand in a literal. */
+function normalise(text: string): string {
+  return `${text
+    .replace(/^\uFEFF/, '')
+    .replaceAll('\r\n', '\n')
+    .trimEnd()}\n`;
+}
+
+interface Marker {
+  start: number;
+  transaction: boolean;
+}
+
+function findMarker(text: string, direction: 'Up' | 'Down', name: string): Marker {
+  const [marker, another] = text.matchAll(
+    new RegExp(`^-- ${direction} Migration( \\(no transaction\\))?$`, 'gm'),
+  );
+  if (marker === undefined || another !== undefined) {
+    throw new Error(
+      `migrations/${name}.sql: the line "-- ${direction} Migration" must be there exactly once.`,
+    );
+  }
+  return { start: marker.index, transaction: marker[1] === undefined };
+}
+
+function section(text: string, marker: Marker, end: number): MigrationSection {
+  const firstLine = text.slice(0, marker.start).split('\n').length;
+  return { sql: text.slice(marker.start, end), firstLine, transaction: marker.transaction };
+}
+
+const TEMPLATE = `-- Why this change is needed, for somebody in a hurry.
+--
+-- The release before this one runs on the new schema during a rollout: add first, remove one release
+-- later. Lock waits end after 2 s and statements after 60 s; "set local statement_timeout" raises that
+-- for this file. A "create index concurrently" needs a file of its own, both of whose markers read
+-- "Migration (no transaction)", with one statement under each.
+
+-- Up Migration
+
+
+-- Down Migration
+-- What is lost when this is reverted.
+
+`;
