@@ -1,12 +1,20 @@
 import { parseArgs } from 'node:util';
 import type { Client } from 'pg';
-import type { Say } from '../migrations/connection.ts';
-import { openMigrationConnection } from '../migrations/connection.ts';
-import { createMigrationFile, MIGRATIONS_FOLDER, readMigrationFiles } from '../migrations/files.ts';
-import type { MigrationFile } from '../migrations/files.ts';
-import type { MigrationRow } from '../migrations/migrations.ts';
-import { applyPending, readMigrationRows, revertNewest, waitUntilApplied } from '../migrations/migrations.ts';
 import { loadMigrationUrl } from '../config/config.ts';
+import { openMigrationConnection, type Say } from '../migrations/connection.ts';
+import {
+  createMigrationFile,
+  MIGRATIONS_FOLDER,
+  readMigrationFiles,
+  type MigrationFile,
+} from '../migrations/files.ts';
+import {
+  applyPending,
+  readMigrationRows,
+  revertNewest,
+  waitUntilApplied,
+  type MigrationRow,
+} from '../migrations/migrations.ts';
 import { commandEnvironment, isEntry } from './environment.ts';
 
 const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
@@ -25,7 +33,7 @@ export interface MigrateOptions {
   databaseUrl: string;
   /** Progress, a line at a time. */
   say?: Say;
-  /** How long the server may take to answer at all. */
+  /** How long the server may take to start. */
   waitSeconds?: number;
   folder?: string;
 }
@@ -38,10 +46,8 @@ interface Terminal {
 }
 
 /** Brings a database to the newest schema of this release; returns the names of what was applied. */
-export async function migrateUp(options: MigrateOptions): Promise<{ applied: string[] }> {
-  return withDatabase(options, async (client, files, say) => ({
-    applied: await applyPending(client, files, { say }),
-  }));
+export async function migrateUp(options: MigrateOptions): Promise<string[]> {
+  return withDatabase(options, applyPending);
 }
 
 /** Runs the command and returns its exit code. A failure becomes one message on `err`; nothing is thrown. */
@@ -55,12 +61,13 @@ export async function runMigrate(argv: string[], terminal: Terminal): Promise<nu
   }
 }
 
+/** Returns what is left to print at the end. */
 async function execute(
-  argv: string[],
+  args: string[],
   { env, out, err, folder = MIGRATIONS_FOLDER }: Terminal,
 ): Promise<string> {
   const { positionals, values } = parseArgs({
-    args: argv,
+    args,
     allowPositionals: true,
     options: {
       wait: { type: 'string', default: '30' },
@@ -68,56 +75,46 @@ async function execute(
       help: { type: 'boolean' },
     },
   });
-  const [command, argument, ...rest] = positionals;
-  const target = (say: Say): MigrateOptions => ({
-    databaseUrl: loadMigrationUrl(env),
-    waitSeconds: wholeNumber('--wait', values.wait),
-    say,
-    folder,
-  });
+  const [command = '', argument, ...rest] = positionals;
+  const takesArgument = command === 'down' || command === 'new';
+  if (values.help) return USAGE;
+  if (rest.length > 0 || (argument !== undefined && !takesArgument)) throw new Error(USAGE);
+  const waitSeconds = wholeNumber('--wait', values.wait);
+  const target = (say: Say) => ({ databaseUrl: loadMigrationUrl(env), waitSeconds, say, folder });
 
-  if (values.help === true) return USAGE;
-  if (command === 'up' && argument === undefined) {
-    const { applied } = await migrateUp(target(out));
-    return applied.length === 0 ? 'Nothing to apply.' : `${applied.length} applied.`;
-  }
-  if (command === 'down' && rest.length === 0) {
-    const count = wholeNumber('down', argument ?? '1');
-    const reverted = await withDatabase(target(out), (client, files, say) =>
-      revertNewest(client, files, count, { say }),
-    );
-    return reverted.length === 0 ? 'Nothing to revert.' : `${reverted.length} reverted.`;
-  }
-  if (command === 'wait' && argument === undefined) {
-    const waitSeconds = wholeNumber('--wait', values.wait);
-    await withDatabase(target(out), (client, files, say) =>
-      waitUntilApplied(client, files, { waitSeconds, say }),
-    );
-    return 'Everything is applied.';
-  }
-  if (command === 'status' && argument === undefined) {
-    const migrations = await withDatabase(target(err), readMigrationRows);
-    return values.json === true ? JSON.stringify({ migrations }, null, 2) : table(migrations);
-  }
-  if (command === 'new' && argument !== undefined && rest.length === 0) {
-    return createMigrationFile(folder, argument);
+  switch (command) {
+    case 'up': {
+      const applied = await migrateUp(target(out));
+      return applied.length === 0 ? 'Nothing to apply.' : `${applied.length} applied.`;
+    }
+    case 'down': {
+      const count = wholeNumber('down', argument ?? '1');
+      const reverted = await withDatabase(target(out), (client, files, options) =>
+        revertNewest(client, files, count, options),
+      );
+      return reverted.length === 0 ? 'Nothing to revert.' : `${reverted.length} reverted.`;
+    }
+    case 'wait':
+      await withDatabase(target(out), waitUntilApplied);
+      return 'Everything is applied.';
+    case 'status': {
+      const migrations = await withDatabase(target(err), readMigrationRows);
+      return values.json ? JSON.stringify({ migrations }, null, 2) : table(migrations);
+    }
+    case 'new':
+      if (argument !== undefined) return createMigrationFile(folder, argument);
   }
   throw new Error(USAGE);
 }
 
 async function withDatabase<T>(
-  {
-    databaseUrl,
-    say: progress = () => undefined,
-    waitSeconds = 30,
-    folder = MIGRATIONS_FOLDER,
-  }: MigrateOptions,
-  work: (client: Client, files: MigrationFile[], progress: Say) => Promise<T>,
+  { databaseUrl, say = () => undefined, waitSeconds = 30, folder = MIGRATIONS_FOLDER }: MigrateOptions,
+  work: (client: Client, files: MigrationFile[], options: { say: Say; waitSeconds: number }) => Promise<T>,
 ): Promise<T> {
   const files = readMigrationFiles(folder);
-  const client = await openMigrationConnection(databaseUrl, { waitSeconds, say: progress });
+  const client = await openMigrationConnection(databaseUrl, { waitSeconds, say });
   try {
-    return await work(client, files, progress);
+    return await work(client, files, { say, waitSeconds });
   } finally {
     await client.end();
   }
@@ -130,11 +127,11 @@ function wholeNumber(name: string, value: string): number {
 
 function table(rows: MigrationRow[]): string {
   const width = Math.max(0, ...rows.map((row) => row.name.length));
-  return rows
-    .map(
-      (row) => `${row.name.padEnd(width)}  ${row.state.padEnd(12)}  ${row.appliedAt?.toISOString() ?? '-'}`,
-    )
-    .join('\n');
+  const lines = rows.map(
+    ({ name, state, appliedAt }) =>
+      `${name.padEnd(width)}  ${state.padEnd(12)}  ${appliedAt?.toISOString() ?? '-'}`,
+  );
+  return lines.join('\n');
 }
 
 if (isEntry(import.meta.url)) {

@@ -19,39 +19,46 @@ const STARTING = new Set([
   '53300', // too_many_connections
 ]);
 
-const RETRY_MS = 500;
-const CONNECT_TIMEOUT_MS = 5000;
-
 /**
  * Opens the one connection of a migration run and waits up to `waitSeconds` for a server that is still
  * starting. Throws an Error whose message is one line for a person and holds no password.
  */
 export async function openMigrationConnection(
   databaseUrl: string,
-  options: { waitSeconds: number; say: Say },
+  { waitSeconds, say }: { waitSeconds: number; say: Say },
 ): Promise<Client> {
-  const deadline = Date.now() + options.waitSeconds * 1000;
-  let announced = 0;
-  for (;;) {
-    const client = createClient(databaseUrl);
-    const target = `${client.host}:${client.port}/${client.database ?? ''}`;
+  let last: { target: string; reason: string; cause: unknown } | undefined;
+  const client = await repeat({ forMs: waitSeconds * 1000, everyMs: 500 }, async () => {
+    const attempt = createClient(databaseUrl);
+    const target = `Postgres at ${attempt.host}:${attempt.port}/${attempt.database ?? ''}`;
     try {
-      await client.connect();
-      return client;
-    } catch (err) {
-      await client.end().catch(() => undefined);
-      const reason = describeFailure(err);
-      if (!isStarting(err)) throw new Error(`Postgres at ${target} refused: ${reason}`, { cause: err });
-      if (Date.now() >= deadline) {
-        const waited = options.waitSeconds > 0 ? ` in ${options.waitSeconds} s` : '';
-        throw new Error(`Postgres at ${target} did not answer${waited}: ${reason}`, { cause: err });
-      }
-      if (Date.now() - announced > 5000) {
-        announced = Date.now();
-        options.say(`Waiting for Postgres at ${target}: ${reason}`);
-      }
-      await delay(RETRY_MS);
+      await attempt.connect();
+      return attempt;
+    } catch (cause) {
+      await attempt.end().catch(() => undefined);
+      const reason = describeFailure(cause);
+      if (!isStarting(cause)) throw new Error(`${target} refused: ${reason}`, { cause });
+      if (!last && waitSeconds > 0) say(`Waiting for ${target}: ${reason}`);
+      last = { target, reason, cause };
+      return undefined;
     }
+  });
+  if (client) return client;
+  const waited = waitSeconds > 0 ? ` in ${waitSeconds} s` : '';
+  throw new Error(`${last?.target} did not respond${waited}: ${last?.reason}`, { cause: last?.cause });
+}
+
+/** Calls `attempt` until it resolves to a value, or to undefined when the time is over. At least once. */
+export async function repeat<T>(
+  { forMs, everyMs }: { forMs: number; everyMs: number },
+  attempt: () => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const endMs = performance.now() + forMs;
+  for (;;) {
+    const value = await attempt();
+    if (value !== undefined || performance.now() >= endMs) return value;
+    // Jitter, so that several processes do not ask in step.
+    await delay(everyMs * (0.5 + Math.random()));
   }
 }
 
@@ -59,7 +66,7 @@ function createClient(connectionString: string): Client {
   const client = new Client({
     // What migrations make without a schema is where the service looks for it.
     connectionString: withSettings(withSystemCas(connectionString)),
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    connectionTimeoutMillis: 5000,
     application_name: 'migrate',
     keepAlive: true,
   });

@@ -16,19 +16,14 @@ export interface MigrationSection {
 export interface MigrationFile {
   /** Without `.sql`: `0001_api_key`. Holds only digits, lower case letters and `_`. */
   name: string;
-  number: number;
-  path: string;
-  /** SHA-256 in hex of the file as normalised by `normalise`. */
+  /** SHA-256 in hex of the text, as `readText` gives it. */
   checksum: string;
   up: MigrationSection;
   down: MigrationSection;
 }
 
-const FILE_NAME = /^\d{4}_[a-z][a-z0-9_]{0,59}\.sql$/;
-const NAME = /^[a-z][a-z0-9_]{0,59}$/;
-
 /**
- * The names of the migrations in a folder, oldest first. Files that do not end in `.sql` are left alone.
+ * The names of the migrations in a folder, oldest first. Files that do not end in `.sql` are ignored.
  * Throws on a name that breaks the pattern and on a number used twice (two branches that were merged).
  */
 export function listMigrationNames(folder: string): string[] {
@@ -36,7 +31,7 @@ export function listMigrationNames(folder: string): string[] {
     .filter((fileName) => fileName.endsWith('.sql') && !fileName.startsWith('.'))
     .toSorted();
   for (const [index, fileName] of fileNames.entries()) {
-    if (!FILE_NAME.test(fileName)) {
+    if (!/^\d{4}_[a-z][a-z0-9_]{0,59}\.sql$/.test(fileName)) {
       throw new Error(`migrations/${fileName}: a name looks like 0005_add_customer.sql.`);
     }
     const previous = fileNames[index - 1];
@@ -52,65 +47,42 @@ export function listMigrationNames(folder: string): string[] {
 /** Reads every migration of a folder, oldest first. Throws on the first one that is not well formed. */
 export function readMigrationFiles(folder: string): MigrationFile[] {
   return listMigrationNames(folder).map((name) => {
-    const path = join(folder, `${name}.sql`);
-    const text = normalise(readFileSync(path, 'utf8'));
-    const up = findMarker(text, 'Up', name);
-    const down = findMarker(text, 'Down', name);
-    if (down.start < up.start) throw new Error(`migrations/${name}.sql: "-- Up Migration" comes first.`);
-    return {
-      name,
-      number: numberOf(name),
-      path,
-      checksum: createHash('sha256').update(text).digest('hex'),
-      up: section(text, up, down.start),
-      down: section(text, down, text.length),
-    };
+    const text = readText(join(folder, `${name}.sql`));
+    const [up, down] = [findMarker(text, 'Up', name), findMarker(text, 'Down', name)];
+    if (down < up) throw new Error(`migrations/${name}.sql: "-- Up Migration" comes first.`);
+    const checksum = createHash('sha256').update(text).digest('hex');
+    return { name, checksum, up: cutSection(text, up, down), down: cutSection(text, down) };
   });
 }
 
 /** Writes the next numbered file with both markers and returns its path. Throws on a bad or used name. */
 export function createMigrationFile(folder: string, name: string): string {
-  if (!NAME.test(name)) {
+  if (!/^[a-z][a-z0-9_]{0,59}$/.test(name)) {
     throw new Error('A name is 1 to 60 lower case letters, digits and "_", such as add_customer.');
   }
-  const number = numberOf(listMigrationNames(folder).at(-1) ?? '0000') + 1;
+  const number = Number.parseInt(listMigrationNames(folder).at(-1) ?? '0') + 1;
   const path = join(folder, `${String(number).padStart(4, '0')}_${name}.sql`);
   writeFileSync(path, TEMPLATE, { flag: 'wx' });
   return path;
 }
 
-export function numberOf(name: string): number {
-  return Number.parseInt(name, 10);
+/** The text without what an editor or a checkout on Windows changes. Not more: a blank may stand in a literal. */
+function readText(path: string): string {
+  const text = readFileSync(path, 'utf8').replace(/^\uFEFF/, '');
+  return `${text.replaceAll('\r\n', '\n').trimEnd()}\n`;
 }
 
-/** Takes out what an editor or a checkout on Windows changes. Not more: a blank may stand in a literal. */
-function normalise(text: string): string {
-  return `${text
-    .replace(/^\uFEFF/, '')
-    .replaceAll('\r\n', '\n')
-    .trimEnd()}\n`;
+function findMarker(text: string, direction: 'Up' | 'Down', name: string): number {
+  const marker = new RegExp(`^-- ${direction} Migration( \\(no transaction\\))?$`, 'gm');
+  const [first, second] = text.matchAll(marker);
+  if (first && !second) return first.index;
+  throw new Error(`migrations/${name}.sql: the line "-- ${direction} Migration" must be there exactly once.`);
 }
 
-interface Marker {
-  start: number;
-  transaction: boolean;
-}
-
-function findMarker(text: string, direction: 'Up' | 'Down', name: string): Marker {
-  const [marker, another] = text.matchAll(
-    new RegExp(`^-- ${direction} Migration( \\(no transaction\\))?$`, 'gm'),
-  );
-  if (marker === undefined || another !== undefined) {
-    throw new Error(
-      `migrations/${name}.sql: the line "-- ${direction} Migration" must be there exactly once.`,
-    );
-  }
-  return { start: marker.index, transaction: marker[1] === undefined };
-}
-
-function section(text: string, marker: Marker, end: number): MigrationSection {
-  const firstLine = text.slice(0, marker.start).split('\n').length;
-  return { sql: text.slice(marker.start, end), firstLine, transaction: marker.transaction };
+function cutSection(text: string, start: number, end?: number): MigrationSection {
+  const sql = text.slice(start, end);
+  const firstLine = text.slice(0, start).split('\n').length;
+  return { sql, firstLine, transaction: !/^-- \w+ Migration \(no/.test(sql) };
 }
 
 const TEMPLATE = `-- Why this change is needed, for somebody in a hurry.

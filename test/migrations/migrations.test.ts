@@ -5,13 +5,12 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { PG_MIGRATE_LOCK_ID } from 'node-pg-migrate';
 import type { Client } from 'pg';
 import t from 'tap';
 import type { Test } from 'tap';
 import { runMigrate } from '../../src/cli/migrate.ts';
 import { MIGRATIONS_FOLDER, readMigrationFiles } from '../../src/migrations/files.ts';
-import { applyPending } from '../../src/migrations/migrations.ts';
+import { applyPending, LOCK_ID } from '../../src/migrations/migrations.ts';
 import {
   expectedSchemaVersion,
   readAppliedMigrations,
@@ -90,7 +89,7 @@ t.test(
   async (t) => {
     const url = await createEmptyDatabase(t);
     await withClient(url, async (other) => {
-      await other.query('select pg_advisory_lock($1)', [PG_MIGRATE_LOCK_ID]);
+      await other.query('select pg_advisory_lock($1)', [LOCK_ID]);
       const said: string[] = [];
 
       const refused = withClient(url, (client) =>
@@ -106,7 +105,7 @@ t.test(
       await waiting.seen;
       await other.query('select pg_advisory_unlock_all()');
       t.equal((await waiting).code, 0);
-      await other.query('select pg_advisory_lock($1)', [PG_MIGRATE_LOCK_ID]);
+      await other.query('select pg_advisory_lock($1)', [LOCK_ID]);
       t.equal((await run(url, ['up'])).out, 'Nothing to apply.');
     });
   },
