@@ -2,11 +2,10 @@
 import { createHash } from 'node:crypto';
 import type { Redis } from 'ioredis';
 import type { Pool } from 'pg';
-import type { IssuedKey } from './world.ts';
 
 /** Puts keys where the peers look for them: in Redis, and in a table of their own, by SHA-256. */
 export async function storePeerKeys(
-  keys: IssuedKey[],
+  keys: { token: string; tenant: string }[],
   { db, redis }: { db: Pool; redis: Redis },
 ): Promise<void> {
   await db.query('create table if not exists peer_key (digest text primary key, tenant text, scopes text[])');

@@ -2,13 +2,10 @@ import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { stateDir } from './servers.ts';
+import { stateDir, type RedisProgram } from './servers.ts';
 import { findTool } from './tools.ts';
 
 const run = promisify(execFile);
-
-/** How to run a Redis server here: a program, or an image for a container engine. */
-export type RedisProgram = { file: string; libraryPath?: string } | { image: string };
 
 /**
  * In this order: redis-server or valkey-server on PATH, Debian's packages unpacked into .hardpoint/redis

@@ -8,8 +8,7 @@ import type { Test } from 'tap';
 import { findFreePort } from '../../tools/dev/free-port.ts';
 import { forgetProcess, registerProcess, signalTree } from './processes.ts';
 import { containerOf } from './redis-container.ts';
-import type { RedisProgram } from './redis-program.ts';
-import { useServers } from './servers.ts';
+import { useServers, type RedisProgram } from './servers.ts';
 import { skipLoudly } from './tools.ts';
 
 export interface RedisServer {

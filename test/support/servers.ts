@@ -14,9 +14,11 @@ import {
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import type { RedisProgram } from './redis-program.ts';
 
 // Nothing of src is imported here: tap would count what its `before` program loads as covered, and fail for it.
+
+/** How to run a Redis server here: a program, or an image for a container engine. */
+export type RedisProgram = { file: string; libraryPath?: string } | { image: string };
 
 /** What keeper.ts, the one process that owns the shared servers, writes down while they are up. */
 export interface TestServers {
