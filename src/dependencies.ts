@@ -10,14 +10,15 @@ import { createCache, createNoCache } from './cache/cache.ts';
 import { createCursors } from './http/resource/cursor.ts';
 import { createDatabaseCheck } from './postgres/readiness.ts';
 import { startIdempotency } from './idempotency/repository.ts';
-import { createKeyEvents } from './auth/key-events.ts';
-import { createKeyRing, type Principal } from './auth/key-cache.ts';
+import { createKeyInvalidation } from './auth/invalidation.ts';
+import type { Principal } from './auth/key-check.ts';
+import { createApiKeyCache } from './auth/key-cache.ts';
 import { startKeyUsage } from './auth/usage.ts';
 import { openPostgres } from './postgres/postgres.ts';
 import { createLeaseRunner } from './rate-limit/lease-script.ts';
 import { createRateLimiter } from './rate-limit/limiter.ts';
-import { tellSharedServer } from './redis/servers.ts';
-import { openRedis, type RedisRole } from './redis/redis.ts';
+import type { RedisRole } from './redis/problems.ts';
+import { openRedis, warnOfSharedServer } from './redis/redis.ts';
 import { createLocalMarks, createRedisMarks } from './postgres/replica/write-positions.ts';
 import { createReplicaReader } from './postgres/replica/replica.ts';
 import { startStatus } from './features/status/repository.ts';
@@ -56,11 +57,12 @@ export function openServices(
         );
   const redis = redisFor('limits', url);
   const cacheRedis = config.cache.enabled ? redisFor('cache', cacheUrl) : undefined;
-  if (redis && cacheRedis && cacheUrl !== url) tellSharedServer(redis, cacheRedis, log);
+  if (redis && cacheRedis && cacheUrl !== url) warnOfSharedServer(redis, cacheRedis, log);
 
   const single = config.rateLimit.expectedReplicas === 1;
-  const keys = createKeyRing(db, { ...config.auth, hearsOfChanges: () => events.live() ?? single });
-  const events = createKeyEvents(keys, redis, { environment: config.auth.keyEnvironment, single }, log);
+  const keys = createApiKeyCache(db, { ...config.auth, isInformed: () => invalidation.live() });
+  const environment = config.auth.keyEnvironment;
+  const invalidation = createKeyInvalidation(keys, redis, { environment, single }, log);
   const usage = startKeyUsage(db, log);
   const auditQueue = startAuditQueue(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.auth.secretKey, log });
@@ -79,7 +81,7 @@ export function openServices(
         { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
       )
     : createNoCache();
-  const afterWrite = createAfterWrite({ announce: events.announce, log, replica, cache });
+  const afterWrite = createAfterWrite({ announce: invalidation.announce, log, replica, cache });
   const status = startStatus({
     db,
     replica: replicaDb && replica,

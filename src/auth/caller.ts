@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { AppError } from '../errors.ts';
 import type { Actor } from './audit-log.ts';
 import type { ApiKey } from './repository.ts';
-import { hasScope, type Principal } from './key-cache.ts';
+import { hasScope, type Principal } from './key-check.ts';
 
 export function callerOf({ principal }: FastifyRequest): Principal {
   if (!principal) throw new Error('this route is outside of the authenticated scope');

@@ -1,112 +1,130 @@
 import { randomUUID } from 'node:crypto';
-import type { Logger } from 'pino';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { KEY_MEMORY_MS } from './key-cache.ts';
+import type { Logger } from 'pino';
+import { KEY_MEMORY_MS, type ApiKeyCache } from './key-cache.ts';
 import type { RedisHandle } from '../redis/redis.ts';
-
-/** Names in Redis; of one environment, so that no other on the same Redis is heard or waited for. */
-export function keyChannels(environment: string) {
-  const prefix = `hp:keys:${environment}`;
-  return {
-    /** Messages are `ANNOUNCEMENT REPLY_CHANNEL KEY_ID…`. */
-    changes: `${prefix}:changed`,
-    /** One for each process that remembers keys: who listens on such a channel is waited for. */
-    ofProcess: (id = '') => `${prefix}:process:${id}`,
-    /** Of a command, which remembers none. Both kinds get `ANNOUNCEMENT PROCESS_CHANNEL` as confirmation. */
-    ofCommand: (id: string) => `${prefix}:command:${id}`,
-  };
-}
-
-/**
- * What became of it: every process confirmed; those who did not have forgotten by now what they knew; or Redis
- * is away, and others may go by what they know for KEY_MEMORY_MS more.
- */
-export type Announced = 'confirmed' | 'outlived' | 'unreachable';
 
 const REPEAT_MS = 100;
 const RETRY_MS = 20;
 /** Longer than it takes to make a lost connection anew. */
-const PATIENCE_MS = 250;
+const RECONNECT_MS = 250;
+
+/** Channels of one environment: another one on the same Redis is neither heard nor waited for. */
+function channelsOf(environment: string) {
+  const prefix = `hp:keys:${environment}`;
+  return {
+    /** Messages are `CHANGE REPLY_CHANNEL KEY_ID…`. */
+    changes: `${prefix}:changed`,
+    /** Prefix of one channel for each process that caches keys: a publisher waits for those that subscribe to one. */
+    processes: `${prefix}:process:`,
+    /** Prefix of one for each command, which caches none. Both kinds get `CHANGE PROCESS_CHANNEL` as confirmation. */
+    commands: `${prefix}:command:`,
+  };
+}
 
 /**
- * Makes a change of keys known to every process before the call that made it answers: says it again
- * until each has confirmed it or left. Redis knows who is there, by their channels, so nothing is
- * stored that could be flushed, evicted or outdated. A process that stays silent (frozen, cut off) is
- * waited for only as long as it may remember a key at all, and not again before it was heard of.
- * Without Redis that memory alone is the bound, and nobody waits for it.
+ * Makes a change of keys known to every process before the call that made it returns: repeats the message until each
+ * process has confirmed it or left. Redis knows the processes by their channels, so nothing is stored that could be
+ * flushed, evicted or outdated. A process that does not confirm (frozen, cut off) is waited for only as long as it may
+ * remember a key at all, and not again before it sends something. `own`: the channel of this process, if it has one.
  */
-export function createKeyAnnouncer(
+export function createKeyPublisher(
   redis: RedisHandle,
-  { environment, replyChannel }: { environment: string; replyChannel: string },
+  environment: string,
   log: Logger,
+  own = channelsOf(environment).commands + randomUUID(),
 ) {
-  const { changes, ofProcess } = keyChannels(environment);
-  const waiting = new Map<string, { missing: Set<string>; done: () => void }>();
-  const silent = new Set<string>();
-  const replies = redis.subscribe(replyChannel, {
+  const { changes, processes } = channelsOf(environment);
+  const pending = new Map<string, { missing: Set<string>; done: () => void }>();
+  const unresponsive = new Set<string>();
+  const replies = redis.subscribe(own, {
     onMessage(message) {
-      const [announcement = '', process = ''] = message.split(' ');
-      silent.delete(process);
-      const announced = waiting.get(announcement);
-      if (announced?.missing.delete(process) && announced.missing.size === 0) announced.done();
+      const [change = '', process = ''] = message.split(' ');
+      unresponsive.delete(process);
+      const waiting = pending.get(change);
+      if (waiting?.missing.delete(process) && waiting.missing.size === 0) waiting.done();
     },
-    // A confirmation that was missed meanwhile is given again.
+    // A confirmation that was missed is sent again.
     onGap: () => undefined,
   });
 
-  async function tell(message: string, missing: Set<string>, isFirst: boolean): Promise<void> {
-    const present = new Set(await redis.listened(ofProcess()));
-    for (const process of silent) if (!present.has(process)) silent.delete(process);
+  async function send(message: string, missing: Set<string>, isFirst: boolean): Promise<void> {
+    const present = new Set(await redis.channels(processes));
+    for (const process of unresponsive) if (!present.has(process)) unresponsive.delete(process);
     for (const process of missing) if (!present.has(process)) missing.delete(process);
-    if (isFirst) for (const process of present) if (!silent.has(process)) missing.add(process);
-    missing.delete(replyChannel);
+    if (isFirst) for (const process of present) if (!unresponsive.has(process)) missing.add(process);
+    missing.delete(own);
     await redis.publish(changes, message);
   }
 
-  /** `requestId`: of the request that made the change, for the log. */
-  return async function announce(ids: string[], requestId: string | null): Promise<Announced> {
+  /**
+   * Resolves when no other process trusts the old state of these keys, or to false if Redis is away: then others may
+   * for KEY_MEMORY_MS. `requestId`, of the request that made the change, is for the log.
+   */
+  return async function publish(keys: string[], requestId: string | null): Promise<boolean> {
     const startedAt = performance.now();
-    const announcement = randomUUID();
-    const change = { keys: ids, ...(requestId !== null && { request_id: requestId }) };
-    const message = [announcement, replyChannel, ...ids].join(' ');
+    const change = randomUUID();
+    const message = [change, own, ...keys].join(' ');
     const missing = new Set<string>();
-    const done = new Promise<void>((resolve) => waiting.set(announcement, { missing, done: resolve }));
-    let failure: Error | undefined;
-    try {
-      for (let told = false; !told || missing.size > 0;) {
-        const elapsedMs = performance.now() - startedAt;
-        // An answer that came late is no outage.
-        const isAway = failure && !redis.ready() && elapsedMs > PATIENCE_MS;
-        if (isAway || elapsedMs >= KEY_MEMORY_MS) {
-          giveUp(change, missing, failure);
-          return isAway ? 'unreachable' : 'outlived';
-        }
-        try {
-          await tell(message, missing, !told);
-          told = true;
-          failure = undefined;
-          if (missing.size > 0) await Promise.race([done, sleep(REPEAT_MS, undefined, { ref: false })]);
-        } catch (error) {
-          failure = error as Error;
-          await sleep(RETRY_MS);
-        }
+    const done = new Promise<void>((resolve) => pending.set(change, { missing, done: resolve }));
+    const fields = { keys, ...(requestId !== null && { request_id: requestId }) };
+    let [sent, reason]: [boolean, string | undefined] = [false, undefined];
+    let everywhere = true;
+    while (everywhere && (!sent || missing.size > 0) && performance.now() - startedAt < KEY_MEMORY_MS) {
+      try {
+        await send(message, missing, !sent);
+        [sent, reason] = [true, undefined];
+        if (missing.size > 0) await Promise.race([done, sleep(REPEAT_MS, undefined, { ref: false })]);
+      } catch (error) {
+        reason = (error as Error).message;
+        // One late reply is no outage.
+        everywhere = redis.ready() || performance.now() - startedAt <= RECONNECT_MS;
+        if (everywhere) await sleep(RETRY_MS);
       }
-      return silent.size === 0 ? 'confirmed' : 'outlived';
-    } finally {
-      waiting.delete(announcement);
     }
+    pending.delete(change);
+    if (reason !== undefined) {
+      const text = 'a change of keys could not be announced; other processes learn it within 5 s';
+      log.warn({ ...fields, reason }, text);
+    } else if (missing.size > 0) {
+      if (replies.live()) for (const process of missing) unresponsive.add(process);
+      log.warn(fields, 'a process did not confirm a change of keys; its memory of them has run out by now');
+    }
+    return everywhere;
   };
+}
 
-  function giveUp(change: object, missing: Set<string>, failure: Error | undefined): void {
-    if (failure) {
-      const { message: reason } = failure;
-      log.warn(
-        { ...change, reason },
-        'a change of keys could not be announced; other processes learn it within 5 s',
-      );
-      return;
-    }
-    if (replies.live()) for (const process of missing) silent.add(process);
-    log.warn(change, 'a process did not confirm a change of keys; its memory of them has run out by now');
-  }
+/**
+ * Forgets the keys that others change, and confirms it; publishes changes that are made here. If messages may have
+ * been missed, no cached key is trusted. `single`: there is no other process.
+ */
+export function createKeyInvalidation(
+  cache: ApiKeyCache,
+  redis: RedisHandle | undefined,
+  { environment, single }: { environment: string; single: boolean },
+  log: Logger,
+) {
+  const { changes, processes } = channelsOf(environment);
+  const own = processes + randomUUID();
+  // Before the own channel, which tells the publishers that this process listens.
+  const subscription = redis?.subscribe(changes, {
+    onMessage(message) {
+      const [change = '', replyChannel = '', ...ids] = message.split(' ');
+      for (const id of ids) cache.forget(id);
+      redis.publish(replyChannel, `${change} ${own}`).catch(() => undefined);
+    },
+    onGap: cache.distrustAll,
+  });
+  const publish = redis && createKeyPublisher(redis, environment, log, own);
+
+  return {
+    /** Whether every change reaches this process. */
+    live: (): boolean => subscription?.live() ?? single,
+
+    /** Resolves when every process knows that these keys changed, or to false if they cannot be told. */
+    async announce(ids: string[], requestId: string | null): Promise<boolean> {
+      for (const id of ids) cache.forget(id);
+      return publish ? publish(ids, requestId) : single;
+    },
+  };
 }

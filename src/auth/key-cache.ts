@@ -1,187 +1,166 @@
 import { LRUCache } from 'lru-cache';
 import { AppError } from '../errors.ts';
-import type { AuthFailure } from '../observability/metrics.ts';
 import { parseToken } from './token.ts';
-import { checkKey, type CheckedKey } from './key-check.ts';
-import { createKeyLookup } from './key-lookup.ts';
+import { createKeyVerifier, type AuthResult, type Principal } from './key-check.ts';
 import type { Db } from '../postgres/postgres.ts';
 
-/** Who makes a request. */
-export interface Principal {
-  keyId: string;
-  tenant: string;
-  scopes: ReadonlySet<string>;
-  /** Requests a minute, when the key has a limit of its own. */
-  limitPerMinute: number | null;
-  /** Moment in ms at which the key ends by itself; Infinity when it does not. */
-  endsAt: number;
-}
-
-/** `*` stands for every scope. */
-export function hasScope({ scopes }: Principal, scope: string): boolean {
-  return scopes.has(scope) || scopes.has('*');
-}
-
-export type Verdict =
-  | { principal: Principal }
-  /** `key` when the string was once a good one: it is revoked or expired. */
-  | {
-      refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'>;
-      key?: Pick<Principal, 'keyId' | 'tenant'>;
-    };
-
-/** No process believes what it knows of a key for longer without asking, whatever happens to Redis. */
+/** No process trusts what it knows of a key for longer without a query, whatever happens to Redis. */
 export const KEY_MEMORY_MS = 5_000;
-/** Then the next request with a key has it asked for again behind its back: a key in use waits for nobody. */
-const ASK_AGAIN_AFTER_MS = 4_000;
-/** Between two such questions, while they fail. */
+/** The next request after that refreshes the key in the background: a key in use never waits. */
+const REFRESH_AFTER_MS = 4_000;
+/** Between two refreshes that fail. */
 const RETRY_MS = 1_000;
-/** How long a key goes on when there is nobody to ask: see `goOn`. */
+/** How long a key goes on without Postgres: see `useWithoutPostgres`. */
 const OUTAGE_MEMORY_MS = 300_000;
-const KNOWN_KEYS = 20_000;
-const REFUSED_KEYS = 2_000;
+const KEYS_MAX = 20_000;
+const REFUSED_MAX = 2_000;
 
-export type KeyRing = ReturnType<typeof createKeyRing>;
+interface CachedKey {
+  principal: Principal;
+  /** On the clock of `performance.now()`, counted from the start of the query. */
+  trustedUntilMs: number;
+  /** Until then it may go on without Postgres; 0 if a change may have been missed. */
+  outageUntilMs: number;
+  refreshAtMs: number;
+  /** A refresh that began while the key was trusted is under way. */
+  refreshing: boolean;
+}
+
+export type ApiKeyCache = ReturnType<typeof createApiKeyCache>;
 
 /**
- * Knows the keys in use: a hot key costs one look-up in memory by the presented string, no I/O and
- * no digest. Bounded in size and in time; `forget` makes the next request ask Postgres again.
+ * The keys in use: a hot key costs one look-up in memory by the token, no I/O and no digest. Bounded in size and in
+ * time; after `forget` the next request asks Postgres again.
  *
- * A Map is no oracle for secrets. It goes by a hash of the whole string, with a seed of the process,
- * and compares letters only with what has the same place in the table; ten letters guessed right are
- * worth less than a nanosecond of that, where a request is worth some 100 000 and failed ones are
- * limited. A key that the Map does not hold is compared in constant time, as a digest: see `checkKey`.
+ * A Map is no oracle for secrets: it compares a seeded hash of the whole token, and letters only where the hash is
+ * equal. What the Map does not hold is compared in constant time, as a digest: see `verifyApiKey`.
  */
-export function createKeyRing(
+export function createApiKeyCache(
   db: Db,
   options: {
     keySecret: string;
     keyEnvironment: string;
     /** Whether this process would be told if a key were revoked at this moment. */
-    hearsOfChanges: () => boolean;
+    isInformed: () => boolean;
   },
 ) {
-  interface Known {
-    principal: Principal;
-    /** On the clock of `performance.now()`: counted from the question, for its answer may be late. */
-    believedUntilMs: number;
-    /** Until then it may go on without Postgres; 0 when a change may have been missed. */
-    outageUntilMs: number;
-    askAgainAtMs: number;
-    /** A question that was asked while the key was believed has no answer yet. */
-    unanswered: boolean;
-  }
-  const look = createKeyLookup(db);
-  const known = new LRUCache<string, Known>({
-    max: KNOWN_KEYS,
+  const verifyApiKey = createKeyVerifier(db, options);
+  const known = new LRUCache<string, CachedKey>({
+    max: KEYS_MAX,
     dispose: ({ principal: { keyId } }, token) => {
       if (tokenOf.get(keyId) === token) tokenOf.delete(keyId);
     },
   });
-  // Apart from the good ones, so that a flood of invented keys cannot push those out.
-  const refused = new LRUCache<string, Verdict>({ max: REFUSED_KEYS, ttl: KEY_MEMORY_MS });
-  // Only one string is the key of an id, so this holds no more than `known`.
+  // Apart, so that a flood of invented keys cannot push the good ones out.
+  const refused = new LRUCache<string, AuthResult>({ max: REFUSED_MAX, ttl: KEY_MEMORY_MS });
+  // An id has one token, so this holds no more than `known`.
   const tokenOf = new Map<string, string>();
-  // A question that is no longer here was overtaken by a change: its answer must not be remembered.
-  const asking = new Map<string, Promise<Verdict>>();
-
-  // Since a question failed for lack of Postgres; none was answered after it.
+  // A change removes the query that it overtakes: its result must not be kept.
+  const running = new Map<string, Promise<AuthResult>>();
+  // Since a query failed for lack of Postgres, and none succeeded after it.
   let awayUntilMs = -Infinity;
 
-  const ring = {
-    /** What is known of this key without waiting for anybody. */
-    peek(token: string): Verdict | undefined {
-      const entry = known.get(token);
-      if (!entry) return refused.get(token) ?? (parseToken(token) ? undefined : { refused: 'malformed' });
+  const cache = {
+    /** What is known of this token without I/O. */
+    peek(token: string): AuthResult | undefined {
+      const key = known.get(token);
+      if (!key) return refused.get(token) ?? (parseToken(token) ? undefined : { refused: 'malformed' });
       const now = performance.now();
-      if (now >= entry.askAgainAtMs) askBehind(token, entry, now);
-      const away = entry.unanswered || now < awayUntilMs;
-      if (now >= entry.believedUntilMs && !(away && mayGoOn(entry, now))) return undefined;
-      return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired', key: entry.principal };
+      if (now >= key.refreshAtMs) refresh(token, key, now);
+      const isAway = key.refreshing || now < awayUntilMs;
+      return now < key.trustedUntilMs || (isAway && mayOutlast(key, now)) ? resultOf(key) : undefined;
     },
 
-    /** Whether asking is no guess of a stranger: the key was good before, or is being asked for already. */
+    /** Whether a query for it is no guess of a stranger: the key was good before, or a query is under way. */
     recognizes(token: string): boolean {
-      return known.has(token) || asking.has(token);
+      return known.has(token) || running.has(token);
     },
 
-    /** Asks Postgres, once for any number of callers. Throws `unavailable` when that is away: an outage is no 401. */
-    find(token: string): Promise<Verdict> {
-      const running = asking.get(token);
-      if (running) return running;
-      const askedAtMs = performance.now();
-      const answer: Promise<Verdict> = checkKey(look, options, token)
+    /** One query for any number of callers. Throws `unavailable` without Postgres: an outage is no 401. */
+    find(token: string): Promise<AuthResult> {
+      const earlier = running.get(token);
+      if (earlier) return earlier;
+      const startedAtMs = performance.now();
+      const isCurrent = () => running.get(token) === found;
+      const found: Promise<AuthResult> = verifyApiKey(token)
         .then(
-          (checked) => {
+          ({ result, id }) => {
             awayUntilMs = -Infinity;
-            if (asking.get(token) === answer) remember(token, checked, askedAtMs);
-            return checked.verdict;
+            if (id !== undefined && isCurrent()) keep(token, id, result, startedAtMs);
+            return result;
           },
-          (error: unknown) => goOn(token, error),
+          (error: unknown) => useWithoutPostgres(token, error),
         )
         .finally(() => {
-          if (asking.get(token) === answer) asking.delete(token);
+          if (isCurrent()) running.delete(token);
         });
-      asking.set(token, answer);
-      return answer;
+      running.set(token, found);
+      return found;
     },
 
     forget(id: string): void {
       const token = tokenOf.get(id);
       if (token !== undefined) known.delete(token);
-      for (const others of [asking, refused])
+      for (const others of [running, refused])
         for (const other of others.keys()) if (other.includes(`_${id}_`)) others.delete(other);
     },
 
-    forgetAll(): void {
-      asking.clear();
-      for (const entry of known.values()) entry.believedUntilMs = entry.outageUntilMs = 0;
+    /** A change may have been missed. */
+    distrustAll(): void {
+      running.clear();
+      for (const key of known.values()) key.trustedUntilMs = key.outageUntilMs = 0;
       refused.clear();
     },
   };
-  return ring;
+  return cache;
 
-  function askBehind(token: string, entry: Known, now: number): void {
-    entry.askAgainAtMs = now + RETRY_MS;
-    if (asking.has(token)) return;
-    entry.unanswered = now < entry.believedUntilMs;
-    void ring
+  function refresh(token: string, key: CachedKey, now: number): void {
+    key.refreshAtMs = now + RETRY_MS;
+    if (running.has(token)) return;
+    key.refreshing = now < key.trustedUntilMs;
+    void cache
       .find(token)
       .catch(() => undefined)
-      .finally(() => (entry.unanswered = false));
+      .finally(() => (key.refreshing = false));
   }
 
-  function remember(presented: string, { verdict, id }: CheckedKey, askedAtMs: number): void {
-    if (id === undefined) return;
+  function keep(presented: string, id: string, result: AuthResult, startedAtMs: number): void {
     // A part of a string holds the whole in memory, here a header of up to 16 KB: so a copy.
     const token = Buffer.from(presented, 'latin1').toString('latin1');
-    if ('refused' in verdict) {
+    if ('refused' in result) {
       known.delete(token);
-      refused.set(token, verdict);
-    } else {
-      const [believedUntilMs, outageUntilMs] = [askedAtMs + KEY_MEMORY_MS, askedAtMs + OUTAGE_MEMORY_MS];
-      const askAgainAtMs = askedAtMs + ASK_AGAIN_AFTER_MS;
-      const times = { believedUntilMs, outageUntilMs, askAgainAtMs };
-      known.set(token, { ...verdict, ...times, unanswered: false });
-      tokenOf.set(id, token);
+      refused.set(token, result);
+      return;
     }
+    known.set(token, {
+      principal: result.principal,
+      trustedUntilMs: startedAtMs + KEY_MEMORY_MS,
+      outageUntilMs: startedAtMs + OUTAGE_MEMORY_MS,
+      refreshAtMs: startedAtMs + REFRESH_AFTER_MS,
+      refreshing: false,
+    });
+    tokenOf.set(id, token);
   }
 
   /**
-   * Without Postgres nobody can revoke a key through us, and a process that hears of what others revoke need
-   * not refuse everybody. One that does not hear stays with the memory of a few seconds.
+   * Without Postgres no key can be revoked through this process, and a process that is informed of what others revoke
+   * need not refuse everybody. One that is not informed has the memory of a few seconds only.
    */
-  function goOn(token: string, error: unknown): Verdict {
+  function useWithoutPostgres(token: string, error: unknown): AuthResult {
     const isOutage = error instanceof AppError && error.code !== 'internal';
-    const entry = known.get(token);
     const now = performance.now();
     if (isOutage) awayUntilMs = now + KEY_MEMORY_MS;
-    if (!entry || !isOutage || !mayGoOn(entry, now)) throw error;
-    entry.believedUntilMs = now + KEY_MEMORY_MS;
-    return entry.principal.endsAt > Date.now() ? entry : { refused: 'expired', key: entry.principal };
+    const key = known.get(token);
+    if (!key || !isOutage || !mayOutlast(key, now)) throw error;
+    key.trustedUntilMs = now + KEY_MEMORY_MS;
+    return resultOf(key);
   }
 
-  function mayGoOn({ outageUntilMs }: Known, now: number): boolean {
-    return now < outageUntilMs && options.hearsOfChanges();
+  function mayOutlast({ outageUntilMs }: CachedKey, now: number): boolean {
+    return now < outageUntilMs && options.isInformed();
+  }
+
+  function resultOf({ principal }: CachedKey): AuthResult {
+    return principal.endsAt > Date.now() ? { principal } : { refused: 'expired', key: principal };
   }
 }

@@ -6,7 +6,8 @@ import { AppError } from '../errors.ts';
 import { createFailedAttempts } from './failed-attempts.ts';
 import type { AuthFailure, Metrics } from '../observability/metrics.ts';
 import { OPERATOR_TENANT, type AuditQueue, type Denial } from './audit-queue.ts';
-import { hasScope, type KeyRing, type Principal, type Verdict } from './key-cache.ts';
+import { hasScope, type AuthResult, type Principal } from './key-check.ts';
+import type { ApiKeyCache } from './key-cache.ts';
 import type { KeyUsage } from './usage.ts';
 
 declare module 'fastify' {
@@ -21,7 +22,7 @@ declare module 'fastify' {
 }
 
 export interface AuthOptions {
-  keys: KeyRing;
+  keys: ApiKeyCache;
   usage: KeyUsage;
   auditQueue: AuditQueue;
   /** Of one client address, after which it is refused unseen. */
@@ -74,7 +75,7 @@ export const auth = fp<AuthOptions>(
       if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
       attempts.lookUp(request, () => keys.find(token)).then(judge, done);
 
-      function judge(found: Verdict | Unread | undefined): void {
+      function judge(found: AuthResult | Unread | undefined): void {
         if (!found) return turnAway();
         if ('principal' in found) return admit(found.principal);
         auditQueue.deny(describeDenial(request, found));
@@ -119,7 +120,7 @@ export const auth = fp<AuthOptions>(
 /** A key that was good once belongs to a tenant; who guesses is known by the address alone. */
 function describeDenial(
   { id: requestId, ip }: FastifyRequest,
-  { refused: reason, key }: Extract<Verdict, { refused: unknown }> | Unread,
+  { refused: reason, key }: Extract<AuthResult, { refused: unknown }> | Unread,
 ): Denial {
   const event = { requestId, ip, reason };
   if (key) {

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { pino } from 'pino';
 import { loadConfig, type Config } from '../config/config.ts';
 import { AppError } from '../errors.ts';
@@ -6,7 +5,7 @@ import { createMetrics } from '../observability/metrics.ts';
 import { createAfterWrite } from '../cache/after-write.ts';
 import { createApiKeyAdmin, type ApiKeyAdmin, type IssuedApiKey } from '../auth/administration.ts';
 import { apiKeySql, type StoredKey } from '../auth/repository.ts';
-import { createKeyAnnouncer, keyChannels } from '../auth/invalidation.ts';
+import { createKeyPublisher } from '../auth/invalidation.ts';
 import { openPostgres, type Db } from '../postgres/postgres.ts';
 import { openRedis } from '../redis/redis.ts';
 import { USAGE, parseArguments, wantedKey, wholeNumber } from './api-key-arguments.ts';
@@ -107,9 +106,7 @@ async function tellProcesses(
       redis.onReady(resolve);
       setTimeout(resolve, REDIS_WAIT_MS).unref();
     });
-    const replyChannel = keyChannels(environment).ofCommand(randomUUID());
-    const announce = createKeyAnnouncer(redis, { environment, replyChannel }, deps.log);
-    return (await announce(ids, null)) === 'confirmed';
+    return await createKeyPublisher(redis, environment, deps.log)(ids, null);
   } finally {
     await redis.close();
   }

@@ -12,7 +12,7 @@ export interface LocalShareOptions {
   now: () => number;
 }
 
-/** After a failure Redis is left alone for so long: a frozen one costs few requests their timeout, not each. */
+/** After a failure Redis is not asked for so long. */
 const PAUSE_MS = 500;
 /** All processes have found Redis again so long after the first. */
 const RETURN_MS = 5_000;
@@ -28,8 +28,6 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
   const warn = createIntervalWarning(log);
   let pausedUntil = shared ? -Infinity : Infinity;
   let troubledAt = -Infinity;
-  /** Since when questions get no answer; one that was sent later and gets none either means that Redis is silent. */
-  let silentSince = Infinity;
 
   function shareOf({ max }: Limit): number {
     return Math.max(1, Math.floor(max / expectedReplicas));
@@ -46,9 +44,6 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
       if (!SILENCE.test(error.message)) {
         troubledAt = at;
         pausedUntil = until;
-      } else {
-        if (lease.askedAt > silentSince) pausedUntil = until;
-        silentSince = Math.min(silentSince, at);
       }
       if (at < pausedUntil)
         warn(
@@ -63,10 +58,6 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
     onLoss(reason: string): void {
       troubledAt = now();
       warn({ reason }, 'Redis counts too little: limits are kept per process as well, for a window');
-    },
-
-    onAnswer(): void {
-      silentSince = Infinity;
     },
 
     /** Redis is not asked now. */

@@ -127,7 +127,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
 
   async function ask(lease: Lease, cost: number, since: number): Promise<void> {
     if (!leases || look(lease, cost, now(), false) !== undefined) return;
-    await leases.refill(lease, cost, since).then(share.onAnswer, (error: Error) => {
+    await leases.refill(lease, cost, since).catch((error: Error) => {
       if (!(error instanceof TooLate)) share.onFailure(error, lease);
     });
   }

@@ -3,7 +3,7 @@ import fp from 'fastify-plugin';
 import { networkOf } from '../http/client-address.ts';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import type { Principal } from '../auth/key-cache.ts';
+import type { Principal } from '../auth/key-check.ts';
 import type { Lease } from './lease-state.ts';
 import type { RateLimiter, Verdict } from './limiter.ts';
 

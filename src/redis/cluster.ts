@@ -1,9 +1,12 @@
 import { Cluster, Redis } from 'ioredis';
-import { createConnector } from './connector.ts';
-import { limitCommands, type redisOptions } from './options.ts';
+import {
+  createConnector,
+  limitCommands,
+  redisOptions,
+  type Address,
+  type RedisConnection,
+} from './connection.ts';
 import type { RedisTarget } from './url.ts';
-
-type Options = ReturnType<typeof redisOptions>;
 
 /**
  * A client that fails fast as one of a single server does. ioredis calls it ready when it knows the slots,
@@ -11,24 +14,25 @@ type Options = ReturnType<typeof redisOptions>;
  * is ready when its primaries are connected, or cannot be. One primary that is lost fails the commands for
  * its keys and no others.
  */
-export function openCluster({ hosts }: RedisTarget, options: Options, commandTimeoutMs: number) {
-  const { retryStrategy, enableOfflineQueue, ...redisOptions } = options;
+export function openCluster(target: RedisTarget, commandTimeoutMs: number, name: string): RedisConnection {
+  const optionsOf = (connectionName: string) => redisOptions(target, commandTimeoutMs, connectionName);
+  const { retryStrategy, enableOfflineQueue, ...nodeOptions } = optionsOf(name);
   const listeners: (() => void)[] = [];
   let connected = false;
   let cause: Error | undefined;
 
-  const client = new Cluster(hosts, {
+  const client = new Cluster(target.hosts, {
     enableOfflineQueue,
     clusterRetryStrategy: retryStrategy,
     // Names stay names: certificates are for them.
-    dnsLookup: (name, done) => done(null, name),
+    dnsLookup: (host, done) => done(null, host),
     // A slot that moved is followed; one that nobody serves is not waited for.
     maxRedirections: 4,
     retryDelayOnFailover: 0,
     retryDelayOnClusterDown: 0,
     retryDelayOnTryAgain: 10,
     redisOptions: {
-      ...redisOptions,
+      ...nodeOptions,
       Connector: createConnector((error) => (cause = error)),
       // All commands will fail alike: it is ready again when the cluster says that it is.
       reconnectOnError: (error) => {
@@ -68,19 +72,20 @@ export function openCluster({ hosts }: RedisTarget, options: Options, commandTim
   return {
     client,
     ready: () => connected && client.status === 'ready',
-    onReady: (listener: () => void) => void listeners.push(listener),
+    onReady: (listener) => void listeners.push(listener),
     servers: () => client.nodes('master'),
     cause: () => cause,
+    openAnother: (other) => limitCommands(openNode(target, optionsOf(other), client), commandTimeoutMs),
   };
 }
 
 /**
- * A connection to one node: the primary for the key of its last command. A node that is not names the one
- * that is, and the connection is made anew to that; otherwise all nodes are tried in turn.
+ * A connection to one node: the primary for the key of its last command. Another node names that primary, and the
+ * connection is made anew to it; otherwise all nodes are tried in turn.
  */
-export function openNode({ hosts }: RedisTarget, options: Options, cluster: Cluster): Redis {
-  let named: { host: string; port: number } | undefined;
-  let turn = 0;
+function openNode({ hosts }: RedisTarget, options: ReturnType<typeof redisOptions>, cluster: Cluster): Redis {
+  let named: Address | undefined;
+  let attempts = 0;
   const client = new Redis({
     ...options,
     Connector: createConnector(),
@@ -91,7 +96,7 @@ export function openNode({ hosts }: RedisTarget, options: Options, cluster: Clus
     },
     retryStrategy: (attempt) => {
       const known = [...hosts, ...cluster.nodes().map(({ options: { host, port } }) => ({ host, port }))];
-      Object.assign(client.options, named ?? known[turn++ % known.length]);
+      Object.assign(client.options, named ?? known[attempts++ % known.length]);
       named = undefined;
       return options.retryStrategy(attempt);
     },

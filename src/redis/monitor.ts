@@ -1,161 +1,167 @@
 import type { EventEmitter } from 'node:events';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { Redis } from 'ioredis';
+import { Redis, type Result } from 'ioredis';
 import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.ts';
-import { createIntervalWarning } from '../lib/log-interval.ts';
 import { sleptSince } from '../lib/retry-delay.ts';
 import type { RedisConnection } from './connection.ts';
-import { explainFailure, REFUSES_WRITES } from './problems.ts';
-import { createServerCheck } from './servers.ts';
+import {
+  explainFailure,
+  findServerProblems,
+  parseInfo,
+  type RedisRole,
+  type ServerInfo,
+} from './problems.ts';
 import type { RedisTarget } from './url.ts';
-import type { RedisRole, RedisState } from './redis.ts';
+
+/** `degraded`: it replies, and takes no writes. */
+export type RedisState = 'connected' | 'degraded' | 'disconnected';
 
 const REPEAT_AFTER_MS = 60_000;
-/** Whether it takes writes is asked by whoever wants to know, at most so often. */
-const PROBE_AFTER_MS = 1_000;
-/** Never left behind: it ends by itself. */
-const PROBE_KEY = 'hp:probe';
-/** Between two pings of a server that does not answer. */
-const PING_AGAIN_MS = 50;
-/** What ioredis says of a connection whose own error was told before, or went elsewhere. */
-const SAYS_NOTHING = /^(Failed to refresh slots cache|Connection is closed)/;
+const HEARTBEAT_MS = 500;
+/** While the last heartbeat got no reply. */
+const RETRY_MS = 50;
+/** One late reply may be the fault of one slow command. */
+const LATE_MAX = 2;
+/** Written by each heartbeat; ends by itself. */
+const HEARTBEAT_KEY = 'hp:probe';
+/** What ioredis says of a connection whose own error was reported before. */
+const NO_REASON = /^(Failed to refresh slots cache|Connection is closed)/;
 
 /**
- * Keeps `redis_up` true to the state, and tells a loss, and each reason that a person can mend, at most once
- * a minute: neither an outage nor a connection that comes and goes fills the log.
+ * Knows whether Redis can be used: it is connected, and replies to heartbeats in time. Keeps `redis_up` true to
+ * that, and logs a loss, and each reason that a person can fix, at most once a minute.
  */
 export function watchConnection(
   connection: RedisConnection,
-  target: RedisTarget,
-  role: RedisRole,
-  commandTimeoutMs: number,
+  { target, role, commandTimeoutMs }: { target: RedisTarget; role: RedisRole; commandTimeoutMs: number },
   { log, metrics }: { log: Logger; metrics: Metrics },
-): { stop(): void; state(): RedisState } {
-  const client: EventEmitter = connection.client;
-  const warnOfNode = createIntervalWarning(log);
-  const checkServers = createServerCheck(role, target.topology, log);
-  let stopped = false;
+) {
+  const { client } = connection;
+  const events: EventEmitter = client;
+  const listeners: (() => void)[] = [];
+  /** When each fix was logged last; '' where there is none. */
+  const loggedAtMs = new Map<string, number>();
+  let [stopped, up, wasUp, lossLogged, refusesWrites] = [false, false, false, true, false];
+  let lateReplies = 0;
+  let heartbeat: NodeJS.Timeout | undefined;
   metrics.redisConfigured.set({ role }, 1);
-  /** When each way to mend it was told last; '' where there is none. */
-  const toldAt = new Map<string, number>();
-  let readyBefore = false;
-  let lossTold = true;
-  let probedAt = -Infinity;
-  let refusesWrites = false;
-  let [pinging, silent] = [false, false];
-  if (connection.client instanceof Redis) watchAnswers(connection.client);
+  client.defineCommand('runScript', { numberOfKeys: 1, lua: 'return 1' });
 
   connection.onReady(() => {
-    metrics.redisUp.set({ role }, 1);
-    readyBefore = true;
-    void checkServers(connection.servers());
-    if (lossTold) log.info('Redis is ready');
-    lossTold = false;
+    update();
+    void beat();
+    void checkServers();
   });
 
-  client.on('close', () => {
-    silent = false;
-    metrics.redisUp.set({ role }, 0);
-    if (stopped) return;
-    tell(connection.cause?.() ?? new Error('the connection was closed or refused'));
+  events.on('close', () => {
+    lateReplies = 0;
+    clearTimeout(heartbeat);
+    update();
+    if (!stopped) warn(connection.cause?.() ?? new Error('the connection was closed or refused'));
   });
 
   // Without this listener ioredis prints every error, unstructured, to stderr.
-  client.on('error', (error: Error) => {
+  events.on('error', (error: Error) => {
     if (stopped) return;
-    if (!SAYS_NOTHING.test(error.message)) tell(error);
+    if (!NO_REASON.test(error.message)) warn(error);
     // ioredis goes on with database 0 when the one asked for does not exist: somebody else's data.
-    if (error.message.includes('DB index is out of range')) connection.client.disconnect(true);
+    if (error.message.includes('DB index is out of range')) client.disconnect(true);
   });
 
-  client.on('node error', (error: Error, node: string) => {
-    if (stopped || SAYS_NOTHING.test(error.message)) return;
-    const { reason, mend } = describe(error);
-    if (connection.ready()) warnOfNode({ node, reason, mend }, 'A node of the Redis cluster cannot be used');
+  events.on('node error', (error: Error, node: string) => {
+    if (stopped || !up || NO_REASON.test(error.message)) return;
+    warn(error, 'A node of the Redis cluster cannot be used', { node });
   });
 
-  function tell(error: Error, message = 'Redis cannot be used, going on without it'): void {
-    const { reason, mend } = describe(error);
-    const now = performance.now();
-    const isTold = (cause: string) => now - (toldAt.get(cause) ?? -Infinity) < REPEAT_AFTER_MS;
-    // What a person cannot mend follows from what was told, as far as one knows.
-    if (mend === undefined ? [...toldAt.keys()].some(isTold) : isTold(mend)) return;
-    toldAt.set(mend ?? '', now);
-    lossTold = true;
-    log.warn({ reason, mend }, message);
+  /** Of a cluster one node may be late and the others not: there a late reply says nothing of Redis. */
+  async function beat(): Promise<void> {
+    const sentAtMs = performance.now();
+    const error = await client.set(HEARTBEAT_KEY, '', 'PX', 1).then(
+      () => undefined,
+      (failure: Error) => failure,
+    );
+    if (stopped || !connection.ready()) return;
+    const isLate = error?.message === 'Command timed out';
+    if (!isLate) lateReplies = 0;
+    // If this process was suspended, the reply may have been there in time.
+    else if (client instanceof Redis && !sleptSince(sentAtMs, commandTimeoutMs)) lateReplies += 1;
+    refusesWrites = error?.name === 'ReplyError';
+    if (error && refusesWrites) warn(error, 'Redis takes no writes, going on without it');
+    if (lateReplies === LATE_MAX) warn(new Error('replies come too late'));
+    update();
+    heartbeat = setTimeout(() => void beat(), lateReplies > 0 ? RETRY_MS : HEARTBEAT_MS).unref();
   }
 
-  /**
-   * A command that got no answer in time may have been slow itself. When a ping gets none either, the server is
-   * silent, and from then on pings alone wait for it: other commands fail at once. A cluster is left out, of which
-   * one node is silent and the others are not.
-   */
-  function watchAnswers(redis: Redis): void {
-    const send = redis.sendCommand.bind(redis);
-    redis.sendCommand = (command, stream) => {
-      if (silent && command.name !== 'ping') {
-        command.reject(new Error('no answer within the timeout of a ping'));
-        return command.promise;
-      }
-      const answer = send(command, stream) as Promise<unknown>;
-      answer.catch(({ message }: Error) => {
-        if (message === 'Command timed out' && redis.status === 'ready') void pingUntilAnswer(redis);
+  function update(): void {
+    const isUp = connection.ready() && lateReplies < LATE_MAX;
+    if (isUp === up) return;
+    up = isUp;
+    metrics.redisUp.set({ role }, up ? 1 : 0);
+    if (!up) return;
+    wasUp = true;
+    if (lossLogged) log.info('Redis is ready');
+    lossLogged = false;
+    for (const listener of listeners) listener();
+  }
+
+  async function readInfo(): Promise<ServerInfo[]> {
+    const replies = await Promise.allSettled(connection.servers().map((server) => server.info()));
+    return replies.flatMap((reply) => (reply.status === 'fulfilled' ? [parseInfo(reply.value)] : []));
+  }
+
+  async function checkServers(): Promise<void> {
+    const message = 'Redis is not set up as it should be';
+    // ioredis sends the text of a script first, then its digest: both have to be allowed.
+    const run = () => client.runScript(HEARTBEAT_KEY);
+    run()
+      .then(run)
+      .catch((error: Error) => {
+        if (error.name === 'ReplyError') warn(error, message);
       });
-      return answer;
-    };
+    const problems = (await readInfo()).flatMap((info) => findServerProblems(info, role, target.topology));
+    for (const mend of problems) if (isDue(mend)) log.warn({ mend }, message);
   }
 
-  async function pingUntilAnswer(redis: Redis): Promise<void> {
-    if (pinging) return;
-    pinging = true;
-    for (;;) {
-      const from = performance.now();
-      const answered = await redis.ping().then(...ANSWERED);
-      // A connection that is made anew is found out anew.
-      if (answered || redis.status !== 'ready') break;
-      // A timeout proves nothing when this process was asleep.
-      if (!sleptSince(from, commandTimeoutMs)) silent = true;
-      if (silent) metrics.redisUp.set({ role }, 0);
-      await sleep(PING_AGAIN_MS, undefined, { ref: false });
-    }
-    pinging = false;
-    if (silent) metrics.redisUp.set({ role }, 1);
-    silent = false;
-  }
-
-  /** A server that is full, cannot save or is a replica answers, and takes nothing. */
-  async function probe(): Promise<void> {
-    probedAt = performance.now();
-    try {
-      await connection.client.set(PROBE_KEY, '', 'PX', 1);
-      refusesWrites = false;
-    } catch (error) {
-      refusesWrites = REFUSES_WRITES.test((error as Error).message);
-      if (refusesWrites) tell(error as Error, 'Redis takes no writes, going on without it');
-    }
-  }
-
-  function describe(error: Error) {
-    const secrets = [target.password, target.sentinel.password].filter((secret) => secret !== '');
+  function warn(error: Error, message = 'Redis cannot be used, going on without it', fields = {}): void {
     const text = error.message || String((error as NodeJS.ErrnoException).code);
+    const secrets = [target.password, target.sentinel.password].filter((secret) => secret !== '');
     const reason = secrets.reduce((shown, secret) => shown.replaceAll(secret, '***'), text);
-    // Once it was ready, a reset says nothing of how the URL is written.
-    const mend = readyBefore && /ECONNRESET|EPIPE/.test(`${(error as NodeJS.ErrnoException).code} ${text}`);
-    return { reason, mend: mend ? undefined : explainFailure(error) };
+    // Once it was up, a reset says nothing of how the URL is written.
+    const isReset = /ECONNRESET|EPIPE/.test(`${(error as NodeJS.ErrnoException).code} ${text}`);
+    const mend = wasUp && isReset ? undefined : explainFailure(error);
+    if (!isDue(mend)) return;
+    lossLogged = true;
+    log.warn({ ...fields, reason, mend }, message);
+  }
+
+  /** What a person cannot fix follows from what was logged, as far as one knows. */
+  function isDue(mend: string | undefined): boolean {
+    const now = performance.now();
+    const isRecent = (fix: string) => now - (loggedAtMs.get(fix) ?? -Infinity) < REPEAT_AFTER_MS;
+    if (mend === undefined ? [...loggedAtMs.keys()].some(isRecent) : isRecent(mend)) return false;
+    loggedAtMs.set(mend ?? '', now);
+    return true;
   }
 
   return {
-    stop() {
-      stopped = true;
+    ready: () => up && connection.ready(),
+    onReady: (listener: () => void) => void listeners.push(listener),
+    readInfo,
+
+    state(): RedisState {
+      if (!up) return 'disconnected';
+      return refusesWrites ? 'degraded' : 'connected';
     },
 
-    state() {
-      if (!connection.ready() || silent) return 'disconnected';
-      if (performance.now() - probedAt > PROBE_AFTER_MS) void probe();
-      return refusesWrites ? 'degraded' : 'connected';
+    stop(): void {
+      stopped = true;
+      clearTimeout(heartbeat);
     },
   };
 }
 
-const ANSWERED = [() => true, () => false] as const;
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    runScript(key: string): Result<number, Context>;
+  }
+}

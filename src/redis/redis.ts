@@ -1,16 +1,15 @@
 import type { EventEmitter } from 'node:events';
-import type { Result } from 'ioredis';
+import { Redis, type Result } from 'ioredis';
 import type { Logger } from 'pino';
 import { inTime } from '../lib/in-time.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import { openConnection } from './connection.ts';
-import { readServerInfo } from './servers.ts';
-import { parseRedisUrl } from './url.ts';
+import { openCluster } from './cluster.ts';
+import { createConnector, limitCommands, redisOptions, type RedisConnection } from './connection.ts';
+import { findSharedServer, type RedisRole } from './problems.ts';
+import { createSentinelConnector } from './sentinel.ts';
+import { parseRedisUrl, type RedisTarget } from './url.ts';
 import { watchConnection } from './monitor.ts';
-import { createSubscriber, type ChannelListener, type Subscription } from './subscriber.ts';
-
-/** What the connection is for; a label in logs and metrics. */
-export type RedisRole = 'limits' | 'cache';
+import { createSubscriber } from './subscriber.ts';
 
 export interface RedisSettings {
   /** One server, sentinels or a cluster: see parseRedisUrl. */
@@ -19,22 +18,17 @@ export interface RedisSettings {
   role: RedisRole;
 }
 
-/** `degraded`: it answers, and takes no writes. */
-export type RedisState = 'connected' | 'degraded' | 'disconnected';
-
 export type RedisHandle = ReturnType<typeof openRedis>;
 
 const CLOSE_TIMEOUT_MS = 500;
-/** Never holds anything: who may write it is the primary, where messages are sent and heard. */
-const MEETING_KEY = 'hp:publish';
+/** Never holds anything. The server that may write it is the primary at which messages are sent and received. */
+const PUBLISH_KEY = 'hp:publish';
 
 /**
- * Starts to connect and returns at once: the service starts without Redis, and the connection is
- * retried for ever. Nothing is ever queued: a command on a connection that is not `ready()` fails at
- * once, and one that is not answered fails after `commandTimeoutMs`. What a person has to mend (a
- * wrong password, a database number that does not exist, an untrusted certificate, a server that is
- * too old) is one log line that says so; until then the handle stays not ready. Throws only for a URL
- * that is none.
+ * Starts to connect and returns at once: the service starts without Redis, and the connection is retried for ever.
+ * Nothing is queued: a command on a connection that is not ready fails at once, any other after `commandTimeoutMs`
+ * at the latest. What a person has to fix (a wrong password, an untrusted certificate, a server that is too old) is
+ * one log line that says so. Throws only for a URL that is none.
  */
 export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics: Metrics }) {
   const { url, role, commandTimeoutMs } = settings;
@@ -44,72 +38,107 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
   });
   if (!target) throw new Error('The URL of Redis cannot be read');
 
-  const connection = openConnection(target, commandTimeoutMs, `hardpoint-${role}`);
-  const { client, ready, onReady } = connection;
-  const watch = watchConnection(connection, target, role, commandTimeoutMs, { log, metrics: deps.metrics });
+  const open = target.topology === 'cluster' ? openCluster : openServer;
+  const connection = open(target, commandTimeoutMs, `hardpoint-${role}`);
+  const { client } = connection;
+  const monitor = watchConnection(
+    connection,
+    { target, role, commandTimeoutMs },
+    { log, metrics: deps.metrics },
+  );
   const subscriber = createSubscriber(
     () => connection.openAnother(`hardpoint-${role}-subscriber`),
-    MEETING_KEY,
+    PUBLISH_KEY,
     log,
   );
-  onReady(subscriber.check);
+  monitor.onReady(subscriber.check);
   (client as EventEmitter).on('refresh', subscriber.check);
   client.defineCommand('publishAtPrimary', { numberOfKeys: 1, lua: PUBLISH });
-  client.defineCommand('listenedAtPrimary', { numberOfKeys: 1, lua: LISTENED });
+  client.defineCommand('channelsAtPrimary', { numberOfKeys: 1, lua: CHANNELS });
+
+  function requireReady(): void {
+    if (!monitor.ready()) throw new Error('Redis is not ready');
+  }
 
   return {
     /** For commands. Never log its errors whole: they hold the command's arguments. */
     client,
-    /** False: a command would fail, do not try. Of a cluster a part may fail while it is true. */
-    ready,
-    /** As far as the last second knows. */
-    state: watch.state,
-    /** Called each time that it becomes ready. */
-    onReady,
+    /** False: do not try, a command would fail. Of a cluster a part may fail while it is true. */
+    ready: monitor.ready,
+    /** As the last heartbeat found it. */
+    state: monitor.state,
+    /** Calls the listener each time that Redis becomes ready. */
+    onReady: monitor.onReady,
+    /** INFO of the server, or of each primary of the cluster. */
+    readInfo: monitor.readInfo,
+    /** Subscribes on a connection of its own, opened by the first call, and again after every loss. */
+    subscribe: subscriber.subscribe,
 
-    /** What the server says of itself, or each primary of the cluster. */
-    readInfo: () => readServerInfo(connection.servers()),
-
-    /** Listens on a connection of its own, opened by the first call; comes back after every loss. */
-    subscribe(channel: string, listener: ChannelListener): Subscription {
-      return subscriber.subscribe(channel, listener);
+    /** Resolves to the number of subscribers, which are all that are live(); rejects if Redis did not take it. */
+    async publish(channel: string, message: string): Promise<number> {
+      requireReady();
+      return client.publishAtPrimary(PUBLISH_KEY, channel, message);
     },
 
-    /**
-     * Resolves to the number of connections that Redis delivered it to, which are all that are live();
-     * rejects when it did not take the message.
-     */
-    publish(channel: string, message: string): Promise<number> {
-      return client.publishAtPrimary(MEETING_KEY, channel, message);
+    /** The channels with this prefix that have subscribers; rejects as `publish` does. */
+    async channels(prefix: string): Promise<string[]> {
+      requireReady();
+      return client.channelsAtPrimary(PUBLISH_KEY, `${prefix}*`);
     },
 
-    /** The channels that begin with `prefix` and that somebody listens to by name; rejects as `publish` does. */
-    listened(prefix: string): Promise<string[]> {
-      return client.listenedAtPrimary(MEETING_KEY, `${prefix}*`);
-    },
-
-    /** Says goodbye when Redis listens; never takes longer than half a second. */
+    /** Never takes longer than half a second. */
     async close(): Promise<void> {
-      watch.stop();
+      monitor.stop();
       subscriber.close();
-      const goodbye = client.quit().catch(() => undefined);
-      await inTime(goodbye, CLOSE_TIMEOUT_MS);
+      const quit = client.quit().catch(() => undefined);
+      await inTime(quit, CLOSE_TIMEOUT_MS);
       client.disconnect();
     },
   };
 }
 
+/** One server, or the primary that the sentinels name. */
+function openServer(target: RedisTarget, commandTimeoutMs: number, name: string): RedisConnection {
+  const Connector = target.topology === 'sentinel' ? createSentinelConnector(target) : createConnector();
+  const open = (connectionName: string) => {
+    const options = redisOptions(target, commandTimeoutMs, connectionName);
+    return limitCommands(new Redis({ ...options, Connector }), commandTimeoutMs);
+  };
+  const client = open(name);
+  return {
+    client,
+    ready: () => client.status === 'ready',
+    onReady: (listener) => void client.on('ready', listener),
+    servers: () => [client],
+    openAnother: open,
+  };
+}
+
+/** For two URLs that differ: warns once if both lead to one server, where one role can starve the other. */
+export function warnOfSharedServer(limits: RedisHandle, cache: RedisHandle, log: Logger): void {
+  let warned = false;
+  const compare = async () => {
+    if (warned || !limits.ready() || !cache.ready()) return;
+    const mend = findSharedServer(await limits.readInfo(), await cache.readInfo());
+    if (mend === undefined || warned) return;
+    warned = true;
+    log.warn({ upstream: 'redis', mend }, 'Redis is not set up as it should be');
+  };
+  limits.onReady(() => void compare());
+  cache.onReady(() => void compare());
+}
+
 /**
- * KEYS the meeting place; ARGV channel, message. PUBLISH alone would be taken by a replica, too, which has
- * listeners of its own, and by any node of a cluster, which tells only the number of its own.
+ * KEYS the key of the primary; ARGV channel, message. PUBLISH alone would be taken by a replica, too, which has
+ * subscribers of its own, and by any node of a cluster, which knows only the number of its own.
  */
 const PUBLISH = `
 redis.call('del', KEYS[1])
 return redis.call('publish', ARGV[1], ARGV[2])
 `;
 
-/** KEYS the meeting place; ARGV pattern of channels. */
-const LISTENED = `
+/** KEYS the key of the primary; ARGV pattern of channels. */
+const CHANNELS = `
 redis.call('del', KEYS[1])
 return redis.call('pubsub', 'channels', ARGV[1])
 `;
@@ -117,6 +146,6 @@ return redis.call('pubsub', 'channels', ARGV[1])
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     publishAtPrimary(key: string, channel: string, message: string): Result<number, Context>;
-    listenedAtPrimary(key: string, pattern: string): Result<string[], Context>;
+    channelsAtPrimary(key: string, pattern: string): Result<string[], Context>;
   }
 }

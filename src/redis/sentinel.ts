@@ -1,67 +1,64 @@
 import { Redis } from 'ioredis';
-import { createConnector, type Place } from './connector.ts';
+import { createConnector, type Address } from './connection.ts';
 import { explainFailure } from './problems.ts';
 import type { RedisTarget } from './url.ts';
 
-/** One that hangs does not delay the question to the next for long. */
-const ANSWER_MS = 500;
+/** A sentinel that hangs does not delay the question to the next for long. */
+const SENTINEL_TIMEOUT_MS = 500;
 
 /**
- * Asks the sentinels for the primary each time that it connects, first the one that knew it last. Unlike the
- * connector of ioredis it says what was wrong with them.
+ * Asks the sentinels for the primary for each new connection, first the one that knew it last. The connector of
+ * ioredis does the same, and keeps to itself why a sentinel cannot be used (DNS, TLS, login).
  */
 export function createSentinelConnector(target: RedisTarget) {
   const { hosts } = target;
-  let turn = 0;
+  let current = 0;
 
   return class SentinelConnector extends createConnector() {
-    override async locate(): Promise<Place> {
-      const failures: Error[] = [];
+    override async locate(): Promise<Address> {
+      const errors: Error[] = [];
       for (let asked = 0; asked < hosts.length; asked += 1) {
         try {
-          return await askSentinel(target, hosts[turn % hosts.length] ?? {});
+          return await findPrimary(target, hosts[current % hosts.length] as Address);
         } catch (error) {
-          failures.push(error as Error);
-          turn += 1;
+          errors.push(error as Error);
+          current += 1;
         }
       }
-      throw (
-        failures.find((failure) => explainFailure(failure) !== undefined) ?? failures[0] ?? new Error('none')
-      );
+      throw errors.find((error) => explainFailure(error) !== undefined) ?? errors[0] ?? new Error('none');
     }
 
-    /** INFO of a server that is primary no more: this sentinel does not know it yet. */
+    /** `info` is of the server. A sentinel that names a replica does not know of the failover yet. */
     override check(info: { role?: string }): boolean {
-      const right = info.role !== 'slave';
-      if (!right) turn += 1;
-      return right;
+      const isPrimary = info.role !== 'slave';
+      if (!isPrimary) current += 1;
+      return isPrimary;
     }
   };
 }
 
-async function askSentinel({ tls, family, sentinel }: RedisTarget, host: Place): Promise<Place> {
-  const { name, username, password } = sentinel;
+async function findPrimary(target: RedisTarget, address: Address): Promise<Address> {
+  const { tls, family, sentinel } = target;
   let cause: Error | undefined;
   const client = new Redis({
-    host: host.host ?? '',
-    port: host.port ?? 0,
-    username,
-    password,
+    ...address,
     family,
+    username: sentinel.username,
+    password: sentinel.password,
     ...(tls && { tls: {} }),
     Connector: createConnector((error) => (cause = error)),
     lazyConnect: true,
     retryStrategy: null,
     enableReadyCheck: false,
-    connectTimeout: ANSWER_MS,
-    commandTimeout: ANSWER_MS,
+    connectTimeout: SENTINEL_TIMEOUT_MS,
+    commandTimeout: SENTINEL_TIMEOUT_MS,
     disconnectTimeout: 0,
   });
   client.on('error', (error: Error) => (cause ??= error));
   try {
-    const address = await client.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', name);
-    if (!Array.isArray(address)) throw new Error('No such master with that name');
-    return { host: String(address[0]), port: Number(address[1]) };
+    const primary = await client.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', sentinel.name);
+    if (!Array.isArray(primary)) throw new Error('No such master with that name');
+    return { host: String(primary[0]), port: Number(primary[1]) };
   } catch (error) {
     const failure = cause ?? (error as Error);
     failure.message = `sentinel: ${failure.message}`;

@@ -17,104 +17,81 @@ export interface RedisTarget {
   sentinel: { name: string; username: string; password: string };
 }
 
+/** No reader of URLs takes several hosts. */
 const FORM =
-  /^(?<scheme>rediss?(?:\+(?:sentinel|cluster))?):\/\/(?:(?<login>[^@/?#\s]*)@)?(?<hosts>[^@/?#\s]*)(?<path>\/[^@?#\s]*)?(?:\?(?<query>[^@#\s]*))?$/;
+  /^(?<scheme>rediss?(?:\+(?<topology>sentinel|cluster))?):\/\/(?:(?<login>[^@/?#\s]*)@)?(?<hosts>[^@/?#\s]*)(?<path>\/[^@?#\s]*)?(?:\?(?<query>[^@#\s]*))?$/;
 const HOST = /^(?:\[(?<ipv6>[0-9a-f:.]+)\]|(?<name>[\w.-]+))(?::(?<port>\d{1,5}))?$/i;
 
 /**
  * Reads `redis://`, `redis+sentinel://` and `redis+cluster://`, or `rediss` for TLS, as docs/redis.md has
- * them. `refuse` is told what is wrong, without any part of the URL. @returns undefined after a refusal
+ * them. `refuse` gets what is wrong, without any part of the URL. @returns undefined after a refusal
  */
 export function parseRedisUrl(text: string, refuse: (reason: string) => void): RedisTarget | undefined {
+  const parts = FORM.exec(text)?.groups ?? {};
   const faults: string[] = [];
-  const parts = split(text);
+  let target: RedisTarget | undefined;
   if (!/^rediss?(\+(sentinel|cluster))?:\/\//.test(text)) faults.push('has the wrong scheme');
-  else if (!parts) faults.push('cannot be read; write special characters of the password percent-encoded');
-  else if (parts.hosts.length === 0) faults.push('names no host');
-  else faults.push(...findFaults(parts));
+  else if (parts.hosts === '') faults.push('names no host');
+  else {
+    try {
+      target = readTarget(parts, faults);
+    } catch {
+      faults.push('cannot be read; write special characters of the password percent-encoded');
+    }
+  }
   for (const fault of faults) refuse(fault);
-  if (!parts || faults.length > 0) return undefined;
+  return faults.length === 0 ? target : undefined;
+}
 
-  const { scheme, topology, login, path, query } = parts;
-  const [name = '', database = ''] = topology === 'sentinel' ? path : ['', ...path];
-  const port = topology === 'sentinel' ? 26_379 : 6379;
+/** Throws for what cannot be read. */
+function readTarget(parts: Record<string, string | undefined>, faults: string[]): RedisTarget {
+  const { scheme = '', topology = 'single', login = '', hosts = '', path = '', query = '' } = parts;
+  if (scheme === '') throw new Error('not of the form');
+  const isSentinel = topology === 'sentinel';
+  const [username = '', ...password] = login.split(':');
+  const parameters = new Map(query.split('&').filter(Boolean).map(readParameter));
+  const steps = path.split('/').filter(Boolean).map(decodeURIComponent);
+  const name = isSentinel ? steps.shift() : '';
+  const [database = '0', ...more] = steps;
+  const known = isSentinel ? ['family', 'sentinel_username', 'sentinel_password'] : ['family'];
+  const allowed = isSentinel ? 'family, sentinel_username and sentinel_password are' : 'family is';
+
+  if (topology === 'single' && hosts.includes(','))
+    faults.push('has several hosts; that is for redis+sentinel:// and redis+cluster://');
+  if ([...parameters.keys()].some((key) => !known.includes(key)))
+    faults.push(`has parameters; only ${allowed} allowed, since others change the connection, TLS included`);
+  if (![undefined, '4', '6'].includes(parameters.get('family')))
+    faults.push('has a family that is neither 4 nor 6');
+  if (name === undefined)
+    faults.push('does not name the primary; write its name at the sentinels as the path');
+  if (!/^\d{1,4}$/.test(database) || more.length > 0) faults.push('has a path that is not a database number');
+  else if (topology === 'cluster' && Number(database) !== 0)
+    faults.push('has a database number; a cluster has only 0');
+
   return {
-    topology,
+    topology: topology as RedisTarget['topology'],
     tls: scheme.startsWith('rediss'),
-    hosts: parts.hosts.map((each) => ({ host: each.host, port: each.port || port })),
-    username: login[0] ?? '',
-    password: login[1] ?? '',
+    hosts: hosts.split(',').map((host) => readHost(host, isSentinel ? 26_379 : 6379)),
+    username: decodeURIComponent(username),
+    password: decodeURIComponent(password.join(':')),
     database: Number(database),
-    family: Number(query.get('family') ?? 0),
+    family: Number(parameters.get('family') ?? 0),
     sentinel: {
-      name,
-      username: query.get('sentinel_username') ?? '',
-      password: query.get('sentinel_password') ?? '',
+      name: name ?? '',
+      username: parameters.get('sentinel_username') ?? '',
+      password: parameters.get('sentinel_password') ?? '',
     },
   };
 }
 
-interface Parts {
-  scheme: string;
-  topology: RedisTarget['topology'];
-  login: string[];
-  hosts: { host: string; port: number }[];
-  path: string[];
-  query: Map<string, string>;
-}
-
-function split(text: string): Parts | undefined {
-  const found = FORM.exec(text)?.groups;
-  if (!found) return undefined;
-  const { scheme = '', login, path = '', query = '' } = found;
-  const [user = '', ...password] = (login ?? '').split(':');
-  try {
-    return {
-      scheme,
-      topology: (scheme.split('+')[1] ?? 'single') as RedisTarget['topology'],
-      login: login
-        ? [user, ...(password.length > 0 ? [password.join(':')] : [])].map(decodeURIComponent)
-        : [],
-      hosts: found.hosts ? found.hosts.split(',').map(readHost) : [],
-      path: path.split('/').slice(1).filter(Boolean).map(decodeURIComponent),
-      query: new Map(query.split('&').filter(Boolean).map(readParameter)),
-    };
-  } catch {
-    return undefined;
-  }
-}
-
-function readHost(text: string): { host: string; port: number } {
+function readHost(text: string, defaultPort: number): { host: string; port: number } {
   const { ipv6, name, port = '0' } = HOST.exec(text)?.groups ?? {};
   if ((name === undefined && !isIPv6(ipv6 ?? '')) || Number(port) > 65_535) throw new Error('no host');
-  return { host: ipv6 ?? name ?? '', port: Number(port) };
+  return { host: ipv6 ?? name ?? '', port: Number(port) || defaultPort };
 }
 
 /** Not as a form does it: a `+` is a plus, which random passwords hold. */
 function readParameter(text: string): [name: string, value: string] {
   const [name = '', ...value] = text.split('=');
   return [name, decodeURIComponent(value.join('='))];
-}
-
-function findFaults({ topology, hosts, path, query }: Parts): string[] {
-  const faults: string[] = [];
-  if (topology === 'single' && hosts.length > 1) {
-    faults.push('has several hosts; that is for redis+sentinel:// and redis+cluster://');
-  }
-  const allowed = topology === 'sentinel' ? ['family', 'sentinel_username', 'sentinel_password'] : ['family'];
-  if ([...query.keys()].some((name) => !allowed.includes(name))) {
-    const only = allowed.length === 1 ? 'family is' : 'family, sentinel_username and sentinel_password are';
-    faults.push(`has parameters; only ${only} allowed, since others change the connection, TLS included`);
-  }
-  if (!['4', '6', undefined].includes(query.get('family')))
-    faults.push('has a family that is neither 4 nor 6');
-
-  const [name, ...rest] = topology === 'sentinel' ? path : ['', ...path];
-  if (name === undefined)
-    faults.push('does not name the primary; write its name at the sentinels as the path');
-  const [database = '0', ...more] = rest;
-  if (!/^\d{1,4}$/.test(database) || more.length > 0) faults.push('has a path that is not a database number');
-  else if (topology === 'cluster' && Number(database) !== 0)
-    faults.push('has a database number; a cluster has only 0');
-  return faults;
 }

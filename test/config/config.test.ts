@@ -7,7 +7,7 @@ import { loadDotenv } from '../../src/cli/environment.ts';
 import { ConfigError, loadConfig, type Config } from '../../src/config/config.ts';
 import { SETTINGS, VARIABLES } from '../../src/config/variables.ts';
 import { createToken } from '../../src/auth/token.ts';
-import { redisOptions } from '../../src/redis/options.ts';
+import { redisOptions } from '../../src/redis/connection.ts';
 import { parseRedisUrl, type RedisTarget } from '../../src/redis/url.ts';
 
 type Env = Record<string, string | undefined>;

@@ -21,7 +21,7 @@ const COMMAND_TIMEOUT_MS = 2000;
 const ANYWHERE = '/v1/nowhere';
 const FAILOVER_MS = 20_000;
 /** What a command says that did not wait for its timeout. */
-const AT_ONCE = { message: /^Stream isn't writeable/ };
+const AT_ONCE = { message: /^(Stream isn't writeable|Redis is not ready)/ };
 /** Of ten keys some are on each of three primaries. */
 const KEYS = Array.from({ length: 10 }, (_, index) => `key-${index}`);
 
@@ -211,9 +211,9 @@ t.test('a primary that became a replica and kept its connections is left', { buf
   await ask(setup.replica, (client) => client.replicaof('NO', 'ONE'));
   await ask(setup.primary, (client) => client.replicaof('127.0.0.1', setup.replica.port));
   t.ok(redis.ready(), 'nobody cut the connections');
+  await t.rejects(redis.publish('news', 'lost'), 'a message is not taken by a replica');
 
   await until('the subscription notices', () => gaps() > 1);
-  await t.rejects(redis.publish('news', 'lost'), /READONLY/, 'a message is not taken by a replica');
   await until('both are at the new primary', () => redis.ready() && subscription.live(), FAILOVER_MS);
   t.equal(await redis.publish('news', 'heard'), 1);
   t.equal(await redis.client.set('key', 'value'), 'OK');

@@ -4,7 +4,7 @@ import { createMetrics } from '../../src/observability/metrics.ts';
 import { createAfterWrite } from '../../src/cache/after-write.ts';
 import { createApiKeyAdmin } from '../../src/auth/administration.ts';
 import { parseToken } from '../../src/auth/token.ts';
-import { createKeyRing } from '../../src/auth/key-cache.ts';
+import { createKeyVerifier } from '../../src/auth/key-check.ts';
 import { openPostgres } from '../../src/postgres/postgres.ts';
 
 const WANTED = { tenant: 'dev', name: 'npm run dev', scopes: ['*'], limitPerMinute: null, expiresAt: null };
@@ -21,8 +21,8 @@ export async function ensureKey({ auth, postgres }: Config, earlier: string | un
   const db = openPostgres({ ...primary, poolMax: 1, applicationName: 'hardpoint-dev' }, deps);
   try {
     if (earlier !== undefined && parseToken(earlier)?.environment === auth.keyEnvironment) {
-      const verdict = await createKeyRing(db, { ...auth, hearsOfChanges: () => false }).find(earlier);
-      if ('principal' in verdict) return earlier;
+      const { result } = await createKeyVerifier(db, auth)(earlier);
+      if ('principal' in result) return earlier;
     }
     // The service starts after this, so there is no process yet that would have to hear of the key.
     const afterWrite = createAfterWrite({ announce: () => Promise.resolve(true), log: deps.log });
