@@ -2,7 +2,6 @@ import type { Logger } from 'pino';
 import type { Config } from './config/config.ts';
 import { inTime } from './lib/in-time.ts';
 import type { Metrics } from './observability/metrics.ts';
-import type { UsageSource } from './observability/process-usage.ts';
 import { createAfterWrite } from './cache/after-write.ts';
 import { createApiKeyAdmin } from './auth/administration.ts';
 import { startAuditQueue } from './auth/audit-queue.ts';
@@ -21,7 +20,9 @@ import type { RedisRole } from './redis/problems.ts';
 import { openRedis, warnOfSharedServer } from './redis/redis.ts';
 import { createLocalMarks, createRedisMarks } from './postgres/replica/write-positions.ts';
 import { createReplicaReader } from './postgres/replica/replica.ts';
+import type { UsageSource } from './features/status/process-usage.ts';
 import { startStatus } from './features/status/repository.ts';
+import { findNewestMigration } from './migrations/files.ts';
 
 export type Services = ReturnType<typeof openServices>;
 
@@ -110,7 +111,7 @@ export function openServices(
     limiter,
     status,
     health: {
-      checkDatabase: createDatabaseCheck(db),
+      checkDatabase: createDatabaseCheck(db, findNewestMigration()),
       redisState: () => {
         const handles = [redis, cacheRedis].filter((handle) => handle !== undefined);
         if (handles.length === 0) return 'none' as const;

@@ -1,7 +1,5 @@
-import type { Sample } from './monitor-samples.ts';
-
 const TEN_MINUTES_MS = 600_000;
-/** Memory that a process needs to get going is no growth. */
+/** A process needs memory to get going, which is no growth. */
 const WARM_UP_SHARE = 0.2;
 
 export interface Point {
@@ -9,27 +7,13 @@ export interface Point {
   y: number;
 }
 
-/** How the memory of each process goes over a watch. */
-export function createGrowth() {
-  const known = new Map<string, Point[]>();
-
-  return {
-    add(atMs: number, samples: Map<string, Sample>): void {
-      for (const [place, { rssBytes }] of samples) {
-        const points = known.get(place) ?? [];
-        points.push({ x: atMs, y: rssBytes });
-        known.set(place, points);
-      }
-    },
-
-    /** Of the process that grew the most; the slope of the line through what was seen, so that one look says little. */
-    mbInTenMinutes(): number {
-      const slopes = [...known.values()].map((points) =>
-        slopeOf(points.slice(WARM_UP_SHARE * points.length)),
-      );
-      return (Math.max(0, ...slopes) * TEN_MINUTES_MS) / 1e6;
-    },
-  };
+/**
+ * How much more memory, in ten minutes, the process took that grew the most: the slope of the line through all
+ * points (milliseconds and bytes), so that one moment says little.
+ */
+export function growthInTenMinutes(processes: Point[][]): number {
+  const slopes = processes.map((points) => slopeOf(points.slice(WARM_UP_SHARE * points.length)));
+  return Math.max(0, ...slopes) * TEN_MINUTES_MS;
 }
 
 /** Slope of the line through points, by least squares; 0 of a single one. */

@@ -1,7 +1,6 @@
 import fp from 'fastify-plugin';
 import { z } from 'zod';
 import type { Lifecycle } from './shutdown.ts';
-import { REDIS_STATES } from '../features/status/repository.ts';
 
 export interface HealthOptions {
   lifecycle: Lifecycle;
@@ -15,6 +14,7 @@ export interface HealthOptions {
  * `none`: not configured, limits and cache live in this process; `disconnected`, or `degraded` where it takes no
  * writes: they do so until it is back.
  */
+export const REDIS_STATES = ['connected', 'degraded', 'disconnected', 'none'] as const;
 export type RedisState = (typeof REDIS_STATES)[number];
 
 interface DatabaseState {

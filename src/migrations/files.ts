@@ -44,6 +44,13 @@ export function listMigrationNames(folder: string): string[] {
   return fileNames.map((fileName) => fileName.slice(0, -'.sql'.length));
 }
 
+/** The newest migration that this release ships. Reads a folder: call it once, at the start. */
+export function findNewestMigration(): string {
+  const newest = listMigrationNames(MIGRATIONS_FOLDER).at(-1);
+  if (newest === undefined) throw new Error(`No migration in ${MIGRATIONS_FOLDER}`);
+  return newest;
+}
+
 /** Reads every migration of a folder, oldest first. Throws on the first one that is not well formed. */
 export function readMigrationFiles(folder: string): MigrationFile[] {
   return listMigrationNames(folder).map((name) => {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { createGrowth } from '../../src/cli/monitor-growth.ts';
+import { growthInTenMinutes } from '../../src/cli/monitor-growth.ts';
 import { runMonitor } from '../../src/cli/monitor.ts';
 import { startTestApp } from '../support/app.ts';
 import { createDatabase, startPostgres, withClient } from '../support/postgres.ts';
@@ -12,17 +12,6 @@ import { until } from '../support/until.ts';
 
 const HEADING =
   /^time {6}processes {3}req\/s {4}5xx % {3}P95 ms {3}pool % {4}hit % {3}rss MB {2}database {6}cache$/;
-const SAMPLE = {
-  requests: 0,
-  failures: 0,
-  latency: new Map<number, number>(),
-  connectionErrors: 0,
-  database: 'connected',
-  cache: 'connected',
-  poolPercent: 0,
-  hitPercent: null,
-  rssBytes: 0,
-};
 const COMMAND = programOf('cli/monitor');
 
 t.test('one release, and what may become of it', async (t) => {
@@ -81,11 +70,11 @@ t.test('one release, and what may become of it', async (t) => {
     );
   });
 
-  await t.test('a share of failed answers trips it, and only above its limit', async (t) => {
+  await t.test('a share of failed responses trips it, and only above its limit', async (t) => {
     await sql('alter table audit_event rename to gone');
     t.equal(await read(), 500);
     const failing = await watch(6, '--seconds 20');
-    t.match(failing, { code: 2, last: /^TRIPPED: (9\d|100)\.\d % of the answers are 5xx$/ });
+    t.match(failing, { code: 2, last: /^TRIPPED: (9\d|100)\.\d % of the responses are 5xx$/ });
     t.ok(failing.lines.length >= 5, 'not before three looks');
     t.match(await watch(6, '--seconds 0.9 --error-percent 100'), { code: 0, last: 'all well' });
     t.match(await watch(1, '--seconds 0.3'), { code: 0, last: 'all well' }, 'a few answers say nothing');
@@ -157,7 +146,7 @@ t.test('one release, and what may become of it', async (t) => {
       await runScript(t, process.execPath, [...COMMAND, '--url', service.metricsUrl, '--seconds', '0.3'], {}),
       {
         code: 2,
-        stdout: /\nTRIPPED: no process answers\n$/,
+        stdout: /\nTRIPPED: no process responds\n$/,
       },
     );
   });
@@ -165,13 +154,9 @@ t.test('one release, and what may become of it', async (t) => {
 
 t.test('memory that grows is told from memory that was needed to get going', async (t) => {
   const grownBy = (bytesAt: (look: number) => number) => {
-    const growth = createGrowth();
-    const level = { ...SAMPLE, rssBytes: 100e6 };
-    for (let look = 0; look < 100; look++) {
-      const sample = { ...SAMPLE, rssBytes: bytesAt(look) };
-      growth.add(look * 6_000, new Map(Object.entries({ level, sample })));
-    }
-    return growth.mbInTenMinutes();
+    const times = Array.from({ length: 100 }, (_, look) => look);
+    const level = times.map((look) => ({ x: look * 6_000, y: 100e6 }));
+    return growthInTenMinutes([level, times.map((look) => ({ x: look * 6_000, y: bytesAt(look) }))]) / 1e6;
   };
   t.equal(Math.round(grownBy((look) => 80e6 + look * 50_000)), 5, '50 kB every 6 s');
   t.equal(

@@ -9,14 +9,9 @@ import type { Client } from 'pg';
 import t from 'tap';
 import type { Test } from 'tap';
 import { runMigrate } from '../../src/cli/migrate.ts';
-import { MIGRATIONS_FOLDER, readMigrationFiles } from '../../src/migrations/files.ts';
+import { findNewestMigration, MIGRATIONS_FOLDER, readMigrationFiles } from '../../src/migrations/files.ts';
 import { applyPending, LOCK_ID } from '../../src/migrations/migrations.ts';
-import {
-  expectedSchemaVersion,
-  readAppliedMigrations,
-  readSchemaVersion,
-  schemaIsReady,
-} from '../../src/postgres/schema-version.ts';
+import { createDatabaseCheck, readAppliedMigrations } from '../../src/postgres/readiness.ts';
 import { startClientPostgres } from '../support/client-postgres.ts';
 import { createDatabase, createEmptyDatabase, withClient } from '../support/postgres.ts';
 import { programOf } from '../support/service.ts';
@@ -314,23 +309,22 @@ t.test('a database that is ahead is tolerated by up, status and readiness, and n
   t.equal(down.code, 1);
   t.match(down.err, `${NEXT}_newer was applied by another release`);
   await withClient(url, async (client) => {
-    t.equal(await readSchemaVersion(txOf(client)), `${NEXT}_newer`);
-    t.equal(schemaIsReady(expectedSchemaVersion(), await readAppliedMigrations(txOf(client))), true);
+    t.equal((await readAppliedMigrations(txOf(client))).at(-1), `${NEXT}_newer`);
+    await createDatabaseCheck({ checks: txOf(client) }, findNewestMigration())();
   });
 });
 
 t.test('the schema is not ready before its newest migration is applied', async (t) => {
   const url = await createEmptyDatabase(t);
   await withClient(url, async (client) => {
-    t.equal(await readSchemaVersion(txOf(client)), undefined);
-    t.equal(schemaIsReady(expectedSchemaVersion(), []), false);
+    const check = createDatabaseCheck({ checks: txOf(client) }, findNewestMigration());
+    const lacks = { message: `the schema lacks migration ${SHIPPED.at(-1)}: run "npm run migrate -- up"` };
+    await t.rejects(check(), lacks);
     await run(url, ['up']);
     await run(url, ['down']);
 
-    const applied = await readAppliedMigrations(txOf(client));
-
-    t.same(applied, SHIPPED.slice(0, -1));
-    t.equal(schemaIsReady(expectedSchemaVersion(), applied), false);
+    t.same(await readAppliedMigrations(txOf(client)), SHIPPED.slice(0, -1));
+    await t.rejects(check(), lacks);
   });
 });
 

@@ -1,34 +1,12 @@
 import { inTime } from '../../lib/in-time.ts';
 import type { Metrics } from '../../observability/metrics.ts';
-import { startProcessUsage, type ProcessUsage, type UsageSource } from '../../observability/process-usage.ts';
 import type { Db } from '../../postgres/postgres.ts';
+import { readAppliedMigrations } from '../../postgres/readiness.ts';
 import type { ReplicaReader } from '../../postgres/replica/replica.ts';
-import { readSchemaVersion } from '../../postgres/schema-version.ts';
+import { startProcessUsage, toTenths, type UsageSource } from './process-usage.ts';
+import type { Status } from './schema.ts';
 
-/** What one process knows of itself and of what it depends on. */
-export interface Status {
-  process: ProcessUsage;
-  database: {
-    state: 'connected' | 'disconnected';
-    /** The newest migration; null when nobody could be asked, or the database was never migrated. */
-    schemaVersion: string | null;
-    /** `size` is how many connections there may be, `open` how many there are. */
-    pool: { size: number; open: number; active: number; waiting: number };
-    /** Null without a replica. */
-    replicaLagSeconds: number | null;
-  };
-  /** Reads since the start; the ratio is null before the first of them. */
-  cache: { enabled: boolean; hits: number; misses: number; hitRatio: number | null };
-  redis: { limits: RedisState; cache: RedisState };
-  rateLimit: RateLimitMode;
-}
-
-export const REDIS_STATES = ['connected', 'degraded', 'disconnected', 'none'] as const;
-type RedisState = (typeof REDIS_STATES)[number];
-
-/** `fallback`: Redis is away and each process admits its share. `local`: there is no Redis. */
-export const RATE_LIMIT_MODES = ['redis', 'fallback', 'local', 'off'] as const;
-type RateLimitMode = (typeof RATE_LIMIT_MODES)[number];
+type RedisState = Status['redis']['limits'];
 
 export interface StatusOptions {
   db: Db;
@@ -43,72 +21,73 @@ export interface StatusOptions {
 
 export type StatusReader = ReturnType<typeof startStatus>;
 
-/** A status is wanted most while Postgres does not answer. */
-const ANSWER_WITHIN_MS = 1_000;
+/** A status is wanted most while Postgres does not respond. */
+const TIMEOUT_MS = 1_000;
 /** Reads that did not load. */
-const HITS = ['hit', 'stale', 'negative', 'coalesced'];
+const HITS = new Set<unknown>(['hit', 'stale', 'negative', 'coalesced']);
 
 /** Reads the status of this process, in little more than a second whatever hangs. */
 export function startStatus(options: StatusOptions) {
-  const { db, replica, redis, cacheEnabled, rateLimitEnabled, metrics } = options;
+  const { db, replica, redis, metrics } = options;
   const usage = startProcessUsage(options.usageSource);
-  let asking: Promise<{ version: string | null } | undefined> | undefined;
+  let reading: Promise<{ version: string | null } | undefined> | undefined;
 
   return {
     close: async (): Promise<void> => usage.close(),
 
-    async read(): Promise<Status> {
-      const [schema, replicaLagSeconds, cache, rateLimit] = await Promise.all([
-        inTime(askSchema(), ANSWER_WITHIN_MS),
+    async read(): Promise<Omit<Status, 'version' | 'uptime_seconds' | 'draining'>> {
+      const [schema, lagSeconds, cache, mode] = await Promise.all([
+        inTime(readSchema(), TIMEOUT_MS),
         replica ? replica.lagSeconds() : null,
         readCache(),
-        readRateLimit(),
+        readMode(),
       ]);
-      const { max: size, size: open, active, waiting } = db.stats();
+      const { max, size, active, waiting } = db.stats();
       return {
         process: usage.read(),
         database: {
           state: schema ? 'connected' : 'disconnected',
-          schemaVersion: schema?.version ?? null,
-          pool: { size, open, active, waiting },
-          replicaLagSeconds,
+          schema_version: schema?.version ?? null,
+          pool_size: max,
+          pool_open: size,
+          pool_active: active,
+          pool_waiting: waiting,
+          pool_utilization_percent: toTenths((100 * active) / max),
+          replica_lag_seconds: lagSeconds,
         },
         cache,
-        redis: { limits: stateOf(redis.limits), cache: stateOf(redis.cache) },
-        rateLimit,
+        redis: { limits: redis.limits?.state() ?? 'none', cache: redis.cache?.state() ?? 'none' },
+        rate_limit: { mode },
       };
     },
   };
 
-  /** One question at a time: a frozen Postgres must not collect a connection for each that asks. */
-  function askSchema() {
-    asking ??= readSchemaVersion(db.checks)
+  /** One query at a time: a frozen Postgres must not collect a connection for each request. */
+  function readSchema() {
+    reading ??= readAppliedMigrations(db.checks)
       .then(
-        (version) => ({ version: version ?? null }),
+        (names) => ({ version: names.at(-1) ?? null }),
         () => undefined,
       )
-      .finally(() => (asking = undefined));
-    return asking;
+      .finally(() => (reading = undefined));
+    return reading;
   }
 
   async function readCache(): Promise<Status['cache']> {
     const { values } = await metrics.cacheRequests.get();
-    const counts = values.map(({ labels, value }) => ({ result: String(labels.result), value }));
-    const sum = (results: string[]) =>
-      counts.reduce((total, { result, value }) => total + (results.includes(result) ? value : 0), 0);
-    const [hits, misses] = [sum(HITS), sum(['miss'])];
-    const reads = hits + misses;
-    return { enabled: cacheEnabled, hits, misses, hitRatio: reads === 0 ? null : hits / reads };
+    let [hits, misses] = [0, 0];
+    for (const { labels, value } of values) {
+      if (HITS.has(labels.result)) hits += value;
+      else if (labels.result === 'miss') misses += value;
+    }
+    const percent = hits + misses === 0 ? null : toTenths((100 * hits) / (hits + misses));
+    return { enabled: options.cacheEnabled, hits, misses, hit_rate_percent: percent };
   }
 
-  async function readRateLimit(): Promise<RateLimitMode> {
-    if (!rateLimitEnabled) return 'off';
+  async function readMode(): Promise<Status['rate_limit']['mode']> {
+    if (!options.rateLimitEnabled) return 'off';
     if (!redis.limits) return 'local';
     const { values } = await metrics.rateLimitLocal.get();
     return values[0]?.value === 1 ? 'fallback' : 'redis';
-  }
-
-  function stateOf(handle: { state(): RedisState } | undefined): RedisState {
-    return handle?.state() ?? 'none';
   }
 }

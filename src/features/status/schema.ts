@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { RATE_LIMIT_MODES, REDIS_STATES } from './repository.ts';
+import { REDIS_STATES } from '../../http/health.ts';
 
 const percent = z.number().min(0).describe('One decimal');
 const count = z.int().min(0);
@@ -40,7 +40,7 @@ export const Status = z
     redis: z.object({ limits: redis, cache: redis }),
     rate_limit: z.object({
       mode: z
-        .enum(RATE_LIMIT_MODES)
+        .enum(['redis', 'fallback', 'local', 'off'])
         .describe('fallback: Redis is away and each process admits its share; local: there is no Redis'),
     }),
   })
