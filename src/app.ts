@@ -21,7 +21,7 @@ import { requestGuard } from './http/request-checks.ts';
 import { requestTimeout } from './http/request-timeout.ts';
 import { SECURITY_HEADERS, securityHeaders } from './http/security-headers.ts';
 import { catchStrays, createFrameworkErrorHandler, createSocketErrorHandler } from './http/client-errors.ts';
-import { traceRequests } from './observability/trace-requests.ts';
+import { traceRequests } from './observability/plugin.ts';
 import { validation } from './http/validation.ts';
 import { createRequestIds } from './http/request-id.ts';
 import type { Services } from './dependencies.ts';
@@ -93,7 +93,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.decorateRequest('principal', null);
   app.removeContentTypeParser('text/plain');
 
-  await app.register(errorHandler, { metrics, auditQueue: services.auth.auditQueue });
+  await app.register(errorHandler, { metrics });
   await app.register(validation);
   await app.register(observe, { record, metrics, lifecycle });
   if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });

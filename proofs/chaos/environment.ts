@@ -11,7 +11,7 @@ import { runApiKey } from '../../src/cli/api-key.ts';
 import { openEmbeddedPostgres, type EmbeddedPostgres } from '../../tools/dev/embedded-postgres.ts';
 import { findFreePort } from '../../tools/dev/free-port.ts';
 import { migrateUp } from '../../src/cli/migrate.ts';
-import { ensureDatabase } from '../../src/postgres/db.ts';
+import { ensureDatabase } from '../../tools/dev/database.ts';
 import { answersOk, startProcess, type RunningProcess } from '../drill/processes.ts';
 import { signalTree } from '../../test/support/processes.ts';
 import { openTcpProxy, type TcpProxy } from '../../test/support/tcp-proxy.ts';

@@ -7,7 +7,7 @@ import { runApiKey } from '../../src/cli/api-key.ts';
 import { openEmbeddedPostgres } from '../../tools/dev/embedded-postgres.ts';
 import { findFreePort } from '../../tools/dev/free-port.ts';
 import { migrateUp } from '../../src/cli/migrate.ts';
-import { ensureDatabase } from '../../src/postgres/db.ts';
+import { ensureDatabase } from '../../tools/dev/database.ts';
 import { startLoad, type Load } from './load.ts';
 import { answersOk, startProcess, type RunningProcess } from './processes.ts';
 import { planMonitoring } from './monitoring.ts';

@@ -63,6 +63,12 @@ export const auth = fp<AuthOptions>(
       }
     });
 
+    app.addHook('onError', (request, _reply, error, done) => {
+      const denial = describeExcess(request, error);
+      if (denial) auditQueue.deny(denial);
+      done();
+    });
+
     app.addHook('onRequest', (request, reply, done) => {
       // What a key can read belongs in no shared cache; a route that knows better says so itself.
       reply.header('cache-control', 'no-store');
@@ -129,6 +135,17 @@ function describeDenial(
   }
   const object = `address:${networkOf(ip)}`;
   return { ...event, tenant: OPERATOR_TENANT, action: 'authentication.failed', actor: 'anonymous', object };
+}
+
+/** What a known key may not do, or not so often. Undefined for every other error. */
+function describeExcess(request: FastifyRequest, error: Error): Denial | undefined {
+  const { principal, id: requestId, ip, method, routeOptions } = request;
+  const code = error instanceof AppError && error.code;
+  if (!principal || (code !== 'forbidden' && code !== 'rate_limited')) return undefined;
+  const { keyId: actor, tenant } = principal;
+  const event = { tenant, actor, requestId, ip, reason: error.message };
+  if (code === 'rate_limited') return { ...event, action: 'rate_limit.exceeded', object: `api_key:${actor}` };
+  return { ...event, action: 'access.denied', object: `${method} ${routeOptions.url ?? 'unmatched'}` };
 }
 
 /** The one 401: missing, malformed, unknown, revoked and expired keys must look the same from outside. */

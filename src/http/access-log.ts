@@ -1,14 +1,8 @@
 import fp from 'fastify-plugin';
 import type { Logger } from 'pino';
 import type { Lifecycle } from './shutdown.ts';
-import type { Metrics } from '../observability/metrics.ts';
-import {
-  CLIENT_CLOSED_REQUEST,
-  UNMATCHED,
-  methodLabel,
-  startSeries,
-  startUnmatchedSeries,
-} from './request-series.ts';
+import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts';
+import { UNMATCHED, methodLabel, startSeries, startUnmatchedSeries } from './request-series.ts';
 import type { RunningRequest } from './running-requests.ts';
 
 export interface ObserveOptions {

@@ -3,16 +3,13 @@ import fp from 'fastify-plugin';
 import { AppError } from '../errors.ts';
 import { PROBLEM_TYPE, renderProblem } from './failures.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import type { AuditQueue, Denial } from '../auth/audit-queue.ts';
 
 /** Register first: scopes inherit only the handlers that exist when they are made. */
-export const errorHandler = fp<{ metrics: Metrics; auditQueue?: AuditQueue }>(
-  async (app, { metrics, auditQueue }) => {
+export const errorHandler = fp<{ metrics: Metrics }>(
+  async (app, { metrics }) => {
     app.setErrorHandler((thrown: unknown, request, reply) => {
       // The request timeout has responded; the rest of the work fails because of that.
       if (reply.sent) return;
-      const denial = auditQueue && describeDenial(request, toAppError(thrown));
-      if (denial) auditQueue.deny(denial);
       const { status, headers, body } = reportFailure(metrics, request, thrown);
       reply.code(status).headers(headers).send(body);
     });
@@ -37,16 +34,6 @@ export function reportFailure(metrics: Metrics, { id, log }: FastifyRequest, thr
     },
     body,
   };
-}
-
-/** What a known key may not do, or not so often. Undefined for every other failure. */
-function describeDenial(request: FastifyRequest, { code, message }: AppError): Denial | undefined {
-  const { principal, id: requestId, ip, method, routeOptions } = request;
-  if (!principal || (code !== 'forbidden' && code !== 'rate_limited')) return undefined;
-  const { keyId: actor, tenant } = principal;
-  const event = { tenant, actor, requestId, ip, reason: message };
-  if (code === 'rate_limited') return { ...event, action: 'rate_limit.exceeded', object: `api_key:${actor}` };
-  return { ...event, action: 'access.denied', object: `${method} ${routeOptions.url ?? 'unmatched'}` };
 }
 
 /** What Fastify and its plugins throw, in our own words: their messages may echo input or tell of the inside. */

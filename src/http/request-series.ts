@@ -1,12 +1,10 @@
 import type { RouteOptions } from 'fastify';
 import type { ErrorCode } from '../errors.ts';
 import { PROBLEMS, failuresOf } from './failures.ts';
-import type { Metrics } from '../observability/metrics.ts';
+import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts';
 
 /** Route label of requests that no route answers. */
 export const UNMATCHED = 'unmatched';
-/** nginx's number for a client that left before its answer. */
-export const CLIENT_CLOSED_REQUEST = 499;
 
 /** Methods that have a series of their own; a client can make up any other. */
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];

@@ -1,6 +1,9 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import { ERROR_CODES } from '../errors.ts';
 
+/** nginx's number for a client that left before its response. */
+export const CLIENT_CLOSED_REQUEST = 499;
+
 /** Buckets in seconds; every threshold that an alert names (1, 3, 5, 10, 30) is one of them. */
 const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 30];
 

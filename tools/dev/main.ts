@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../../src/config/config.ts';
 import { shutdownBudgetMs } from '../../src/http/shutdown.ts';
-import { ensureDatabase } from '../../src/postgres/db.ts';
+import { ensureDatabase } from './database.ts';
 import { ensureKey } from './key.ts';
 import { superviseService, type Listening } from './service.ts';
 import { openDevState } from './state.ts';

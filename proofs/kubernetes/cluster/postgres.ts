@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { openEmbeddedPostgres } from '../../../tools/dev/embedded-postgres.ts';
-import { ensureDatabase } from '../../../src/postgres/db.ts';
+import { ensureDatabase } from '../../../tools/dev/database.ts';
 import { withClient } from '../../../test/support/postgres.ts';
 
 const SCRIPTS = fileURLToPath(new URL('../../../docker/postgres/init/', import.meta.url));

@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { CLIENT_CLOSED_REQUEST } from '../http/request-series.ts';
+import { CLIENT_CLOSED_REQUEST } from './metrics.ts';
 import type { RequestSpan, Tracing } from './tracing.ts';
 
 /** A span for each request, and all that its hooks and its handler call is part of it. Not for probes. */
