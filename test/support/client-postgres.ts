@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { chmodSync, chownSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Test } from 'tap';
-import { findAccount } from '../../tools/dev/embedded-postgres-account.ts';
+import { findAccount } from '../../tools/dev/postgres-programs.ts';
 import { findFreePort } from '../../tools/dev/free-port.ts';
 import { migrateUp } from '../../src/cli/migrate.ts';
 import { runProgram } from '../../tools/dev/processes.ts';
@@ -39,7 +39,7 @@ export async function startClientPostgres(
     return undefined;
   }
   const folder = makeDataFolder('hardpoint-test-');
-  const account = await findAccount(folder);
+  const account = findAccount(folder);
   if (account) chownSync(folder, account.uid, account.gid);
   chmodSync(folder, 0o711);
   const run = (program: string, args: string[]) =>
