@@ -6,7 +6,6 @@ import { apiKeys } from './features/api-keys/routes.ts';
 import { orders } from './features/orders/routes.ts';
 import { status } from './features/status/routes.ts';
 import type { Lifecycle } from './http/shutdown.ts';
-import { createRequestLog } from './observability/logging.ts';
 import type { Metrics } from './observability/metrics.ts';
 import { auth } from './auth/plugin.ts';
 import { errorHandler, reportFailure, toAppError } from './http/problems.ts';
@@ -77,7 +76,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     trustProxy: isTrusted,
     genReqId: (request) => requestIds.of(request),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
-    childLoggerFactory: (_parent, bindings, _options, request) => createRequestLog(log, bindings, request),
+    childLoggerFactory: (_parent, bindings, _options, { trace }) =>
+      log.child({ ...bindings, ...(trace && { trace_id: trace.traceId }) }),
     // While draining every route goes on; `lifecycle` says when that ends.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },

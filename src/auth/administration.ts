@@ -1,8 +1,7 @@
 import { AppError } from '../errors.ts';
 import { createToken, digestToken, tokenHint } from './token.ts';
-import { apiKeyChangeSql, type ApiKeyChange } from './changes.ts';
 import type { AfterWrite, Written } from '../cache/after-write.ts';
-import { apiKeySql, type ApiKey } from './repository.ts';
+import { apiKeySql, type ApiKey, type ApiKeyChange, type NewApiKey } from './repository.ts';
 import { auditSql, type Actor, type NewAuditEvent } from './audit-log.ts';
 import type { Db, Tx } from '../postgres/postgres.ts';
 
@@ -12,13 +11,7 @@ export interface ApiKeyAdminOptions {
   afterWrite: AfterWrite;
 }
 
-export interface CreateApiKey {
-  tenant: string;
-  name: string;
-  scopes: string[];
-  limitPerMinute: number | null;
-  expiresAt: Date | null;
-}
+export type CreateApiKey = Omit<NewApiKey, 'id' | 'hint' | 'digest'>;
 
 /** A key just made: the only moment at which the token itself is known. */
 export interface IssuedApiKey {
@@ -46,7 +39,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
 
   function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
     const digest = digestToken(token, options.keySecret);
-    return apiKeyChangeSql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+    return apiKeySql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
   }
 
   function write<T>(
@@ -104,13 +97,13 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         const old = await apiKeySql.lock(tx, tenant, id);
         if (!old) throw new AppError('not_found', 'There is no such key');
         check?.(old);
-        if (old.revokedAt || (old.expiresAt && old.expiresAt <= new Date())) {
+        if (old.revokedAt || (old.expiresAt && Date.parse(old.expiresAt) <= Date.now())) {
           throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
         }
         if (old.replacedBy)
           throw new AppError('conflict', `This key was rotated before; its successor is ${old.replacedBy}`);
         const next = await issue(tx, old);
-        await apiKeyChangeSql.retire(tx, tenant, id, next.key.id, overlapSeconds);
+        await apiKeySql.retire(tx, tenant, id, next.key.id, overlapSeconds);
         await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
@@ -128,7 +121,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
       const changed = db.transaction(async (tx) => {
         const current = await apiKeySql.lock(tx, tenant, id);
         if (current && !current.revokedAt) check?.(current);
-        const key = await apiKeyChangeSql.change(tx, tenant, id, change);
+        const key = await apiKeySql.change(tx, tenant, id, change);
         if (!key) throw new AppError('not_found', 'There is no such key, or it was revoked');
         await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
         return key;
@@ -147,8 +140,7 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         const current = await apiKeySql.lock(tx, tenant, id);
         if (!current) throw new AppError('not_found', 'There is no such key');
         check?.(current);
-        if (await apiKeyChangeSql.revoke(tx, tenant, id))
-          await audit(tx, tenant, id, actor, 'api_key.revoked', {});
+        if (await apiKeySql.revoke(tx, tenant, id)) await audit(tx, tenant, id, actor, 'api_key.revoked', {});
       });
       return write(tenant, id, actor, revoked);
     },
@@ -163,12 +155,7 @@ function audit(
   action: string,
   detail: NewAuditEvent['detail'],
 ) {
-  return auditSql.append(tx, {
-    ...actor,
-    tenant,
-    action,
-    object: `api_key:${id}`,
-    outcome: 'success',
-    detail,
-  });
+  return auditSql.append(tx, [
+    { ...actor, tenant, action, object: `api_key:${id}`, outcome: 'success', detail },
+  ]);
 }

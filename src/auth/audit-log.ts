@@ -1,11 +1,12 @@
 import { uuidv7 } from 'uuidv7';
+import { utcText } from '../postgres/utc.ts';
 import type { Tx } from '../postgres/postgres.ts';
 
 /** Who did what to which object, from where, and whether they were let. Never a key or a body. */
 export interface AuditEvent {
   id: string;
   tenant: string;
-  occurredAt: Date;
+  occurredAt: string;
   /** Public id of the key that acted, or the command. */
   actor: string;
   action: string;
@@ -21,34 +22,14 @@ export type NewAuditEvent = Omit<AuditEvent, 'id' | 'occurredAt'>;
 /** Who acts, as every audited call is told it. */
 export type Actor = Pick<AuditEvent, 'actor' | 'requestId' | 'ip'>;
 
-const COLUMNS = `id, tenant, occurred_at as "occurredAt", actor, action, object, outcome,
+const COLUMNS = `id, tenant, ${utcText('occurred_at')} as "occurredAt", actor, action, object, outcome,
   request_id as "requestId", ip, detail`;
 
-/** The append-only trail; a trigger refuses every other statement. Write in the transaction of the act itself. */
+/** The append-only trail; a trigger refuses every other statement. Write an act in its own transaction. */
 export const auditSql = {
-  async append(tx: Tx, event: NewAuditEvent): Promise<void> {
+  async append(tx: Tx, events: NewAuditEvent[]): Promise<void> {
     await tx.query({
       name: 'audit_event_append',
-      text: `insert into audit_event (id, tenant, occurred_at, actor, action, object, outcome, request_id, ip, detail)
-        values ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9)`,
-      values: [
-        uuidv7(),
-        event.tenant,
-        event.actor,
-        event.action,
-        event.object,
-        event.outcome,
-        event.requestId,
-        event.ip,
-        JSON.stringify(event.detail),
-      ],
-    });
-  },
-
-  /** Many events of no transaction, in one statement. */
-  async appendAll(tx: Tx, events: NewAuditEvent[]): Promise<void> {
-    await tx.query({
-      name: 'audit_event_append_all',
       text: `insert into audit_event (id, tenant, occurred_at, actor, action, object, outcome, request_id, ip, detail)
         select id, tenant, now(), actor, action, object, outcome, "requestId", ip, detail
         from jsonb_to_recordset($1::jsonb) as event (id uuid, tenant text, actor text, action text, object text,

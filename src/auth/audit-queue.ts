@@ -75,7 +75,7 @@ export function startAuditQueue(db: Db, log: Logger) {
     dropped = 0;
     if (batch.length === 0) return;
     try {
-      await auditSql.appendAll(
+      await auditSql.append(
         db,
         batch.map(([, { event, count, since }]) =>
           event.outcome === 'denied' ? { ...event, detail: { ...event.detail, count, since } } : event,

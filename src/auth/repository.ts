@@ -1,3 +1,4 @@
+import { utcText } from '../postgres/utc.ts';
 import type { Tx } from '../postgres/postgres.ts';
 
 /** A key as it is stored: never the key itself, only what a digest of it can be compared with. */
@@ -8,16 +9,25 @@ export interface ApiKey {
   scopes: string[];
   hint: string;
   limitPerMinute: number | null;
-  createdAt: Date;
-  expiresAt: Date | null;
-  revokedAt: Date | null;
-  lastUsedAt: Date | null;
+  /** Times are text, as clients get them. */
+  createdAt: string;
+  expiresAt: string | null;
+  revokedAt: string | null;
+  lastUsedAt: string | null;
   replacedBy: string | null;
 }
 
-/** As an ApiKey. */
-export const API_KEY_COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute", created_at as "createdAt",
-  expires_at as "expiresAt", revoked_at as "revokedAt", last_used_at as "lastUsedAt", replaced_by as "replacedBy"`;
+export type NewApiKey = Pick<
+  ApiKey,
+  'id' | 'tenant' | 'name' | 'scopes' | 'hint' | 'limitPerMinute' | 'expiresAt'
+> & { digest: Buffer };
+
+/** What may change in the life of a key; a field left out stays as it is. */
+export type ApiKeyChange = Partial<Pick<ApiKey, 'name' | 'scopes' | 'limitPerMinute' | 'expiresAt'>>;
+
+const COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute",
+  ${utcText('created_at')} as "createdAt", ${utcText('expires_at')} as "expiresAt",
+  ${utcText('revoked_at')} as "revokedAt", ${utcText('last_used_at')} as "lastUsedAt", replaced_by as "replacedBy"`;
 
 /** What has to be known of a key to judge who presents it. */
 export type StoredKey = Pick<ApiKey, 'id' | 'tenant' | 'scopes' | 'limitPerMinute'> & {
@@ -27,7 +37,7 @@ export type StoredKey = Pick<ApiKey, 'id' | 'tenant' | 'scopes' | 'limitPerMinut
   endsAt: number | null;
 };
 
-/** How keys are read; shared by the auth path, the command and the keys' own API. */
+/** The SQL of keys. Only `createApiKeyAdmin` writes: a change that is not announced is not known everywhere. */
 export const apiKeySql = {
   /** The one query of authentication; by public id, so the digest is compared here and not searched for. */
   findStored(tx: Tx, ids: string[]): Promise<StoredKey[]> {
@@ -43,7 +53,7 @@ export const apiKeySql = {
   async find(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
     const rows = await tx.query<ApiKey>({
       name: 'api_key_find',
-      text: `select ${API_KEY_COLUMNS} from api_key where tenant = $1 and id = $2`,
+      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2`,
       values: [tenant, id],
     });
     return rows[0];
@@ -53,7 +63,7 @@ export const apiKeySql = {
   async lock(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
     const rows = await tx.query<ApiKey>({
       name: 'api_key_lock',
-      text: `select ${API_KEY_COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
+      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
       values: [tenant, id],
     });
     return rows[0];
@@ -61,12 +71,12 @@ export const apiKeySql = {
 
   /**
    * Newest first; `before` is the id of the last row of the page before this one. Its moment is read
-   * here, because a Date holds milliseconds only and would skip what was made in the same one.
+   * here, because its text holds milliseconds only and would skip what was made in the same one.
    */
   async list(tx: Tx, tenant: string, limit: number, before?: string): Promise<ApiKey[]> {
     return tx.query<ApiKey>({
       name: before ? 'api_key_list_before' : 'api_key_list',
-      text: `select ${API_KEY_COLUMNS} from api_key
+      text: `select ${COLUMNS} from api_key
         where tenant = $1
           ${before ? 'and (created_at, id) < (select created_at, id from api_key where tenant = $1 and id = $3)' : ''}
         order by created_at desc, id desc
@@ -79,11 +89,88 @@ export const apiKeySql = {
   async listForPeople(tx: Tx, tenant: string | undefined): Promise<ApiKey[]> {
     return tx.query<ApiKey>({
       name: 'api_key_list_for_people',
-      text: `select ${API_KEY_COLUMNS} from api_key
+      text: `select ${COLUMNS} from api_key
         where $1::text is null or tenant = $1
         order by created_at desc, id desc
         limit 1000`,
       values: [tenant ?? null],
+    });
+  },
+
+  /** Undefined when a key of this id exists already. */
+  async insert(tx: Tx, key: NewApiKey): Promise<ApiKey | undefined> {
+    const rows = await tx.query<ApiKey>({
+      name: 'api_key_insert',
+      text: `insert into api_key (id, tenant, name, scopes, digest, hint, limit_per_minute, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        on conflict (id) do nothing
+        returning ${COLUMNS}`,
+      values: [
+        key.id,
+        key.tenant,
+        key.name,
+        key.scopes,
+        key.digest,
+        key.hint,
+        key.limitPerMinute,
+        key.expiresAt,
+      ],
+    });
+    return rows[0];
+  },
+
+  /** Undefined when there is no such key or it was revoked: revocation is final. */
+  async change(tx: Tx, tenant: string, id: string, change: ApiKeyChange): Promise<ApiKey | undefined> {
+    const rows = await tx.query<ApiKey>({
+      name: 'api_key_change',
+      text: `update api_key set
+          name = case when $3 then $4 else name end,
+          scopes = case when $5 then $6 else scopes end,
+          limit_per_minute = case when $7 then $8 else limit_per_minute end,
+          expires_at = case when $9 then $10 else expires_at end
+        where tenant = $1 and id = $2 and revoked_at is null
+        returning ${COLUMNS}`,
+      values: [
+        tenant,
+        id,
+        ...(['name', 'scopes', 'limitPerMinute', 'expiresAt'] as const).flatMap((field) => [
+          field in change,
+          change[field] ?? null,
+        ]),
+      ],
+    });
+    return rows[0];
+  },
+
+  /** Revokes now; undefined when there is no such key or it was revoked before. */
+  async revoke(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
+    const rows = await tx.query<ApiKey>({
+      name: 'api_key_revoke',
+      text: `update api_key set revoked_at = now()
+        where tenant = $1 and id = $2 and revoked_at is null
+        returning ${COLUMNS}`,
+      values: [tenant, id],
+    });
+    return rows[0];
+  },
+
+  /** Ends the old key of a rotation: after the overlap, never later than its own expiry, at once for 0. */
+  async retire(
+    tx: Tx,
+    tenant: string,
+    id: string,
+    replacedBy: string,
+    overlapSeconds: number,
+  ): Promise<void> {
+    await tx.query({
+      name: 'api_key_retire',
+      text: `update api_key set
+          replaced_by = $3,
+          revoked_at = case when $4 = 0 then now() end,
+          expires_at = case when $4 = 0 then expires_at
+            else least(coalesce(expires_at, 'infinity'), now() + make_interval(secs => $4)) end
+        where tenant = $1 and id = $2`,
+      values: [tenant, id, replacedBy, overlapSeconds],
     });
   },
 };

@@ -54,7 +54,7 @@ export function wantedKey({ tenant, scopes, name, limit, expires }: Options) {
     name: (name ?? `made for ${tenant}`).slice(0, 100),
     scopes: list,
     limitPerMinute: limit === undefined ? null : wholeNumber('--limit', limit, 1, 10_000_000),
-    expiresAt,
+    expiresAt: expiresAt?.toISOString() ?? null,
   };
 }
 

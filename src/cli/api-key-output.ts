@@ -20,7 +20,7 @@ export function describeList(keys: ApiKey[]): string {
     stateOf(key),
     `…${key.hint}`,
     String(key.limitPerMinute ?? 'default'),
-    key.lastUsedAt?.toISOString() ?? 'never',
+    key.lastUsedAt ?? 'never',
     key.scopes.join(','),
     key.name,
   ]);
@@ -39,6 +39,6 @@ export function describeList(keys: ApiKey[]): string {
 
 function stateOf({ revokedAt, expiresAt, replacedBy }: ApiKey): string {
   if (revokedAt) return 'revoked';
-  if (expiresAt && expiresAt <= new Date()) return 'expired';
+  if (expiresAt && Date.parse(expiresAt) <= Date.now()) return 'expired';
   return replacedBy ? 'rotated' : 'active';
 }

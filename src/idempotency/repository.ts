@@ -25,8 +25,8 @@ export interface IdempotentRequest {
   sealed: boolean;
 }
 
-/** An answer that can be given again. */
-export interface StoredAnswer {
+/** A response that can be sent again. */
+export interface StoredResponse {
   status: number;
   headers: Record<string, string>;
   body: unknown;
@@ -87,8 +87,8 @@ export function startIdempotency(db: Db, options: { ttlSeconds: number; secretKe
      */
     async run(
       request: IdempotentRequest | undefined,
-      work: (tx: Tx) => Promise<StoredAnswer>,
-    ): Promise<StoredAnswer> {
+      work: (tx: Tx) => Promise<StoredResponse>,
+    ): Promise<StoredResponse> {
       return db.transaction(async (tx) => {
         if (!request) return work(tx);
         await lock(tx, request);
@@ -117,7 +117,7 @@ function replay(
   { status, headers, body }: StoredRow,
   request: IdempotentRequest,
   sealer: Sealer,
-): StoredAnswer {
+): StoredResponse {
   const text = request.sealed ? sealer.unseal(body, ownerOf(request)) : body;
   if (text !== undefined) {
     return { status, headers: { ...headers, 'idempotency-replayed': 'true' }, body: JSON.parse(text) };
@@ -144,7 +144,7 @@ async function lock(tx: Tx, { tenant, key }: IdempotentRequest): Promise<void> {
   }
 }
 
-type StoredRow = Omit<StoredAnswer, 'body'> & { body: string };
+type StoredRow = Omit<StoredResponse, 'body'> & { body: string };
 
 async function find(
   tx: Tx,

@@ -1,7 +1,7 @@
-import type { FastifyBaseLogger } from 'fastify';
-import type { IncomingMessage } from 'node:http';
 import { createRequire } from 'node:module';
-import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
+import { pino, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
+
+const SECRETS = ['authorization', 'token', 'password'];
 
 /**
  * The one logger of a process: one JSON object a line with `timestamp`, `level`, `logger` and
@@ -17,22 +17,12 @@ export function createLog(
     base: { logger: 'hardpoint' },
     messageKey: 'message',
     errorKey: 'error',
-    timestamp: createTimestamp(),
+    timestamp: () => `,"timestamp":"${new Date().toISOString()}"`,
     formatters: { level: (label) => ({ level: label }) },
     // `err` is what Fastify calls it; pino's own serializer for it tells every property.
     serializers: { error: describeError, err: describeError },
     redact: {
-      paths: [
-        'authorization',
-        'headers',
-        'body',
-        'query',
-        'token',
-        'password',
-        '*.authorization',
-        '*.token',
-        '*.password',
-      ],
+      paths: ['headers', 'body', 'query', ...SECRETS, ...SECRETS.map((name) => `*.${name}`)],
       remove: true,
     },
   };
@@ -49,20 +39,6 @@ function prettify(destination: DestinationStream): DestinationStream {
     singleLine: true,
   });
   return { write: (line) => destination.write(pretty(line)) };
-}
-
-/** The moment of a line as pino wants it; under load many lines share a millisecond, and its text. */
-function createTimestamp(): () => string {
-  let lastMs = 0;
-  let text = '';
-  return () => {
-    const now = Date.now();
-    if (now !== lastMs) {
-      lastMs = now;
-      text = `,"timestamp":"${new Date(now).toISOString()}"`;
-    }
-    return text;
-  };
 }
 
 /** A connection string inside a driver's message would carry its password into the log. */
@@ -92,64 +68,3 @@ function withoutValues(text: string): string {
 function mask(text: string): string {
   return text.replace(URL_PASSWORD, '$1:***@');
 }
-
-/**
- * A request's logger that costs next to nothing until somebody uses it: most requests log one line,
- * which carries the request id itself, so a child made ahead for each of them would be waste.
- */
-export function createRequestLog(
-  parent: FastifyBaseLogger,
-  bindings: Bindings,
-  request: IncomingMessage,
-): FastifyBaseLogger {
-  return new RequestLog(parent, bindings, request);
-}
-
-class RequestLog {
-  readonly #parent: FastifyBaseLogger;
-  readonly #bindings: Bindings;
-  readonly #request: IncomingMessage;
-  #child: FastifyBaseLogger | undefined;
-
-  constructor(parent: FastifyBaseLogger, bindings: Bindings, request: IncomingMessage) {
-    this.#parent = parent;
-    this.#bindings = bindings;
-    this.#request = request;
-  }
-
-  get #log(): FastifyBaseLogger {
-    return (this.#child ??= this.#makeChild());
-  }
-  #makeChild(): FastifyBaseLogger {
-    const { trace } = this.#request;
-    return this.#parent.child({ ...this.#bindings, ...(trace && { trace_id: trace.traceId }) });
-  }
-
-  get level() {
-    return this.#parent.level;
-  }
-  child(bindings: Bindings) {
-    return this.#log.child(bindings);
-  }
-  fatal(...args: LogArguments) {
-    this.#log.fatal(...args);
-  }
-  error(...args: LogArguments) {
-    this.#log.error(...args);
-  }
-  warn(...args: LogArguments) {
-    this.#log.warn(...args);
-  }
-  info(...args: LogArguments) {
-    this.#log.info(...args);
-  }
-  debug(...args: LogArguments) {
-    this.#log.debug(...args);
-  }
-  trace(...args: LogArguments) {
-    this.#log.trace(...args);
-  }
-  silent() {}
-}
-
-type LogArguments = [fields: object, message?: string];

@@ -11,12 +11,15 @@ export const traceRequests = fp<{ tracing: Tracing }>(
     app.addHook('onRequest', (request, reply, done) => {
       const { url: route, config } = request.routeOptions;
       if (config.quiet) return done();
+      const isContinued = request.raw.trace !== undefined;
       const span = tracing.startRequest(request.raw, {
         method: request.method,
         scheme: request.protocol,
         route,
       });
       spans.set(request, span);
+      // The log of the request was made before, with the trace that the request came with.
+      if (!isContinued) request.log = reply.log = request.log.child({ trace_id: request.raw.trace?.traceId });
       reply.raw.once('close', () =>
         span.end(reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST),
       );

@@ -89,7 +89,7 @@ t.test('missing, malformed, unknown, revoked and expired keys get one and the sa
   const { request, issueKey, services, metric } = await startTestApp(t);
   const revoked = await issueKey();
   await services.admin.revoke('acme', revoked.id, { actor: 'test', requestId: null, ip: null });
-  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1000) });
+  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1000).toISOString() });
   const good = await issueKey();
   const forged = createToken('live').token;
   const wrongSecret = forge(good.id);
@@ -151,12 +151,12 @@ t.test('the settings of the database decide about no key', async (t) => {
       const role = `role_${database}`;
       const env: Record<string, string> = { DATABASE_URL: url };
       const before = await startTestApp(t, env);
-      const expiresAt = new Date(Date.now() + 3_600_000);
+      const expiresAt = new Date(Date.now() + 3_600_000).toISOString();
       const name = 'Zo\u00eb \u20ac';
       const good = await before.issueKey({ expiresAt, name });
       const revoked = await before.issueKey();
       await before.services.admin.revoke('acme', revoked.id, { actor: 'test', requestId: null, ip: null });
-      const expired = await before.issueKey({ expiresAt: new Date(Date.now() - 1000) });
+      const expired = await before.issueKey({ expiresAt: new Date(Date.now() - 1000).toISOString() });
 
       if (place === 'a pooled connection') {
         const pooled = await startPgBouncer(t, url);
@@ -180,11 +180,11 @@ t.test('the settings of the database decide about no key', async (t) => {
       const list = await service.request('GET', '/v1/api-keys', { token: good.token });
       t.equal(list.status, 200, list.text);
       const read = list.json.data?.find(({ id }: { id: string }) => id === good.id);
-      t.match(read, { name, expiresAt: expiresAt.toISOString() });
+      t.match(read, { name, expiresAt });
       t.equal((await service.request('GET', '/v1/audit-events', { token: good.token })).status, 200);
       t.equal((await service.request('GET', ANYWHERE, { token: revoked.token })).status, 401, 'revoked');
       t.equal((await service.request('GET', ANYWHERE, { token: expired.token })).status, 401, 'expired');
-      const body = { name, scopes: ['*'], expiresAt: expiresAt.toISOString() };
+      const body = { name, scopes: ['*'], expiresAt };
       const made = await service.request('POST', '/v1/api-keys', { token: good.token, body });
       t.equal(made.status, 201, made.text);
       t.equal((await service.request('GET', '/health/ready')).status, 200);
@@ -380,7 +380,7 @@ t.test('processes that write the last use of the same keys at once do not deadlo
 t.test('a hot key ends at the moment of its expiry', async (t) => {
   const { request, issueKey, metric } = await startTestApp(t);
   const endsAt = Date.now() + 600;
-  const { token } = await issueKey({ expiresAt: new Date(endsAt) });
+  const { token } = await issueKey({ expiresAt: new Date(endsAt).toISOString() });
 
   while (Date.now() < endsAt - 50) {
     t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
@@ -419,11 +419,11 @@ t.test('an answer of Postgres that is older than a revocation is not remembered'
 
 t.test('an extended expiry counts from the next request on', async (t) => {
   const { request, issueKey, services } = await startTestApp(t);
-  const { id, token } = await issueKey({ expiresAt: new Date(Date.now() - 1000) });
+  const { id, token } = await issueKey({ expiresAt: new Date(Date.now() - 1000).toISOString() });
   t.equal((await request('GET', ANYWHERE, { token })).status, 401);
 
   const actor = { actor: 'test', requestId: null, ip: null };
-  await services.admin.change('acme', id, { expiresAt: new Date(Date.now() + 60_000) }, actor);
+  await services.admin.change('acme', id, { expiresAt: new Date(Date.now() + 60_000).toISOString() }, actor);
 
   t.equal((await request('GET', ANYWHERE, { token })).status, LET_IN);
 });

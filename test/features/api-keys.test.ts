@@ -120,7 +120,7 @@ t.test('what cannot be a key is refused and nothing is stored', async (t) => {
 t.test('rotation gives a new key with all that the old one had, which ends at once or later', async (t) => {
   const { request, issueKey } = await startTestApp(t);
   const { token: admin } = await issueKey();
-  const expiresAt = new Date(Date.now() + 3_600_000);
+  const expiresAt = new Date(Date.now() + 3_600_000).toISOString();
   const wanted = { name: 'export', scopes: ['audit:read'], limitPerMinute: 30, expiresAt };
   const rotate = (id: string, overlapSeconds?: number) =>
     request('POST', `/v1/api-keys/${id}/rotate`, { token: admin, body: { overlapSeconds } });
@@ -131,7 +131,7 @@ t.test('rotation gives a new key with all that the old one had, which ends at on
   t.equal(await statusOf(old.token), LET_IN);
   const atOnce = await rotate(old.id);
   t.equal(atOnce.status, 201);
-  t.match(atOnce.json, { ...wanted, expiresAt: expiresAt.toISOString(), revokedAt: null, replacedBy: null });
+  t.match(atOnce.json, { ...wanted, revokedAt: null, replacedBy: null });
   t.match(atOnce.json.token, TOKEN);
   t.not(atOnce.json.id, old.id);
   t.equal(atOnce.headers.location, `/v1/api-keys/${atOnce.json.id}`);
@@ -149,7 +149,7 @@ t.test('rotation gives a new key with all that the old one had, which ends at on
   t.equal((await rotate(atOnce.json.id)).status, 409, 'an expired key is not rotated');
 
   await rotate(overlapping.json.id, 86_400);
-  t.equal((await read(overlapping.json.id)).expiresAt, expiresAt.toISOString(), 'never past its own expiry');
+  t.equal((await read(overlapping.json.id)).expiresAt, expiresAt, 'never past its own expiry');
   const eternal = await issueKey();
   const before = Date.now();
   await rotate(eternal.id, 60);
@@ -206,10 +206,10 @@ t.test('nobody makes, changes, rotates or revokes a key that has more than his o
     RATE_LIMIT_ENABLED: 'false',
     RATE_LIMIT_PER_MINUTE: '100',
   });
-  const soon = new Date(Date.now() + 3_600_000);
-  const later = new Date(Date.now() + 86_400_000);
+  const soon = new Date(Date.now() + 3_600_000).toISOString();
+  const later = new Date(Date.now() + 86_400_000).toISOString();
   const admin = ['keys:admin', 'a:b'];
-  type Rights = { scopes: string[]; limitPerMinute: number | null; expiresAt: Date | null };
+  type Rights = { scopes: string[]; limitPerMinute: number | null; expiresAt: string | null };
   const makers: Record<string, Rights> = {
     everything: { scopes: ['*'], limitPerMinute: null, expiresAt: null },
     twoScopes: { scopes: admin, limitPerMinute: null, expiresAt: null },
@@ -228,7 +228,7 @@ t.test('nobody makes, changes, rotates or revokes a key that has more than his o
     [{ scopes: ['a:b'], limitPerMinute: 101, expiresAt: soon }, ['highLimit']],
     [{ scopes: ['a:b'], limitPerMinute: 10_000_000, expiresAt: soon }, []],
     [
-      { scopes: ['a:b'], limitPerMinute: 5, expiresAt: new Date(later.getTime() + 1_000) },
+      { scopes: ['a:b'], limitPerMinute: 5, expiresAt: new Date(Date.parse(later) + 1_000).toISOString() },
       all.filter((maker) => maker !== 'ending'),
     ],
     [{ scopes: ['a:b'], limitPerMinute: 5, expiresAt: null }, all.filter((maker) => maker !== 'ending')],
@@ -259,11 +259,11 @@ t.test('nobody makes, changes, rotates or revokes a key that has more than his o
   const own = await change(request, id, { token, body: { limitPerMinute: 10_000_000, expiresAt: null } });
   t.equal(
     own.json.detail,
-    `Your own key may make 5 requests a minute, less than 10000000; it ends at ${later.toISOString()}, earlier than a key without an end`,
+    `Your own key may make 5 requests a minute, less than 10000000; it ends at ${later}, earlier than a key without an end`,
   );
   t.equal((await change(request, id, { token, body: { limitPerMinute: 4 } })).status, 200);
   const successor = await request('POST', `/v1/api-keys/${id}/rotate`, { token, body: {} });
-  t.match(successor.json, { limitPerMinute: 4, expiresAt: later.toISOString() }, 'its own it rotates');
+  t.match(successor.json, { limitPerMinute: 4, expiresAt: later }, 'its own it rotates');
 });
 
 t.test('who changes a key says which state of it he knows', async (t) => {
@@ -606,7 +606,7 @@ t.test('what was denied is in the audit trail, once a minute with a count', asyn
   const busy = await issueKey({ scopes: ['audit:read'], limitPerMinute: 2 });
   const revoked = await issueKey();
   await services.admin.revoke('acme', revoked.id, ACTOR);
-  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1_000) });
+  const expired = await issueKey({ expiresAt: new Date(Date.now() - 1_000).toISOString() });
   const operator = await issueKey({ tenant: 'operator', scopes: ['audit:read'] });
 
   const from = { remoteAddress: '203.0.113.9' };

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify';
 import { auditSql } from '../../auth/audit-log.ts';
+import { callerOf } from '../../auth/caller.ts';
 import { UUID, type Cursors } from '../../http/resource/cursor.ts';
 import type { Db } from '../../postgres/postgres.ts';
 import type { ZodProvider } from '../../http/resource/zod-types.ts';
-import { callerOf } from '../../auth/caller.ts';
 import * as schema from './schema.ts';
 
 /** The trail of what was done to the keys of one's own tenant, and of what was denied to them. */
@@ -26,8 +26,7 @@ export function auditRoutes(scope: FastifyInstance, { db, cursors }: { db: Db; c
     async (request) => {
       const { limit, cursor } = request.query;
       const events = await auditSql.list(db, callerOf(request).tenant, limit, pages.before(cursor));
-      const data = events.map((event) => ({ ...event, occurredAt: event.occurredAt.toISOString() }));
-      return { data, next: pages.next(events, limit) };
+      return { data: events, next: pages.next(events, limit) };
     },
   );
 }

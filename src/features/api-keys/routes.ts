@@ -1,20 +1,20 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../auth/administration.ts';
 import { apiKeySql, type ApiKey } from '../../auth/repository.ts';
 import type { Cursors } from '../../http/resource/cursor.ts';
-import { requireIfMatch } from '../../http/resource/etag.ts';
-import { IdempotencyKeyHeader, type Idempotency } from '../../idempotency/repository.ts';
+import { callerOf } from '../../auth/caller.ts';
+import { IfMatchHeader, requireIfMatch } from '../../http/resource/etag.ts';
+import { IdempotencyKeyHeader, type Idempotency, type StoredResponse } from '../../idempotency/repository.ts';
 import type { Db } from '../../postgres/postgres.ts';
 import type { ZodProvider } from '../../http/resource/zod-types.ts';
 import { auditRoutes } from './audit-routes.ts';
-import { actorOf, callerOf, refuseMoreThanOwn } from '../../auth/caller.ts';
-import { endingRoutes } from './ending-routes.ts';
-import { dateOf, etagOf, tellPropagation, toAnswer, toJson } from './representation.ts';
+import { actorOf, etagOf, tellPropagation, toResponse } from './mapper.ts';
+import { refuseMoreThanOwn } from './rights.ts';
 import * as schema from './schema.ts';
 
-export interface ApiKeyRoutesOptions {
+interface ApiKeyRoutesOptions {
   db: Db;
   admin: ApiKeyAdmin;
   idempotency: Idempotency;
@@ -31,6 +31,8 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
   const { db, admin, idempotency, defaultLimit } = options;
   const pages = options.cursors.of('api-keys', schema.KEY_ID);
   const app = scope.withTypeProvider<ZodProvider>();
+  const refuseMore = (request: FastifyRequest, other: Parameters<typeof refuseMoreThanOwn>[2]) =>
+    refuseMoreThanOwn(callerOf(request).principal, defaultLimit, other);
 
   app.post(
     '/api-keys',
@@ -48,16 +50,12 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     },
     async (request, reply) => {
       const { tenant } = callerOf(request);
-      const { name, scopes, limitPerMinute, expiresAt } = request.body;
-      const wanted = { tenant, name, scopes, limitPerMinute, expiresAt: dateOf(expiresAt) };
-      refuseMoreThanOwn(request, defaultLimit, wanted);
-      const answer = await admin.create(wanted, actorOf(request), (create) =>
-        idempotency.run(request.idempotency, async (tx) => toAnswer(await create(tx))),
+      const wanted = { tenant, ...request.body };
+      refuseMore(request, wanted);
+      const response = await admin.create(wanted, actorOf(request), (create) =>
+        idempotency.run(request.idempotency, async (tx) => toResponse(await create(tx))),
       );
-      return reply
-        .code(201)
-        .headers(answer.headers)
-        .send(answer.body as schema.IssuedApiKey);
+      return sendIssued(reply, response);
     },
   );
 
@@ -76,7 +74,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     async (request) => {
       const { limit, cursor } = request.query;
       const keys = await apiKeySql.list(db, callerOf(request).tenant, limit, pages.before(cursor));
-      return { data: keys.map(toJson), next: pages.next(keys, limit) };
+      return { data: keys, next: pages.next(keys, limit) };
     },
   );
 
@@ -97,7 +95,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
       const key = await apiKeySql.find(db, callerOf(request).tenant, request.params.id);
       if (!key) throw new AppError('not_found', 'There is no such key');
       reply.header('etag', etagOf(key));
-      return toJson(key);
+      return key;
     },
   );
 
@@ -110,44 +108,91 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
         operationId: 'changeApiKey',
         summary: 'Change name, scopes, limit or expiry of a key',
         params: schema.ApiKeyId,
-        headers: IfMatch,
+        headers: IfMatchHeader,
         body: schema.ApiKeyChange,
         response: { 200: schema.ApiKey },
         responseHeaders: ['ETag', 'Propagation-Delay'],
       },
     },
     async (request, reply) => {
-      const { params, body } = request;
       const isKnown = requireIfMatch(request.headers['if-match']);
-      const { expiresAt, ...rest } = body;
-      const change = {
-        ...withoutUndefined(rest),
-        ...(expiresAt === undefined ? {} : { expiresAt: dateOf(expiresAt) }),
-      };
-      refuseMoreThanOwn(request, defaultLimit, change);
+      const change = withoutUndefined(request.body);
+      refuseMore(request, change);
       const check = (current: ApiKey) => {
-        refuseMoreThanOwn(request, defaultLimit, current);
+        refuseMore(request, current);
         if (isKnown(etagOf(current))) return;
         throw new AppError('precondition_failed', 'The key was changed in the meantime; read it again');
       };
       const { tenant } = callerOf(request);
-      const { result, everywhere } = await admin.change(tenant, params.id, change, actorOf(request), check);
+      const { id } = request.params;
+      const { result, everywhere } = await admin.change(tenant, id, change, actorOf(request), check);
       tellPropagation(reply, everywhere).header('etag', etagOf(result));
-      return toJson(result);
+      return result;
     },
   );
 
-  endingRoutes(scope, options);
+  app.post(
+    '/api-keys/:id/rotate',
+    {
+      config: { ...ADMIN, idempotent: 'sealed' },
+      schema: {
+        tags: TAGS,
+        operationId: 'rotateApiKey',
+        summary: 'Replace a key by a new one with the same rights',
+        params: schema.ApiKeyId,
+        headers: IdempotencyKeyHeader,
+        body: schema.RotateApiKey,
+        response: { 201: schema.IssuedApiKey },
+        responseHeaders: ['Location', 'ETag', 'Propagation-Delay'],
+        failures: ['conflict'],
+      },
+    },
+    async (request, reply) => {
+      const { result, everywhere } = await admin.rotate(
+        callerOf(request).tenant,
+        request.params.id,
+        request.body.overlapSeconds,
+        actorOf(request),
+        (current) => refuseMore(request, current),
+        (rotate) => idempotency.run(request.idempotency, async (tx) => toResponse(await rotate(tx))),
+      );
+      return sendIssued(tellPropagation(reply, everywhere), result);
+    },
+  );
+
+  app.delete(
+    '/api-keys/:id',
+    {
+      config: ADMIN,
+      schema: {
+        tags: TAGS,
+        operationId: 'revokeApiKey',
+        summary: 'Revoke a key, for ever and on every process',
+        params: schema.ApiKeyId,
+        response: { 204: z.null().describe('Revoked') },
+        responseHeaders: ['Propagation-Delay'],
+      },
+    },
+    async (request, reply) => {
+      const { tenant } = callerOf(request);
+      const check = (current: ApiKey) => refuseMore(request, current);
+      const { everywhere } = await admin.revoke(tenant, request.params.id, actorOf(request), check);
+      return tellPropagation(reply, everywhere).code(204).send();
+    },
+  );
+
   auditRoutes(scope, options);
 }
-
-/** Stated for the document; absence is 428 and told by `requireIfMatch`, not 400. */
-const IfMatch = z.looseObject({
-  'if-match': z.string().optional().describe('ETag of the key as you know it; required'),
-});
 
 function withoutUndefined<T extends object>(value: T) {
   return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as {
     [K in keyof T]: Exclude<T[K], undefined>;
   };
+}
+
+function sendIssued<R extends FastifyReply>(reply: R, { headers, body }: StoredResponse) {
+  return reply
+    .code(201)
+    .headers(headers)
+    .send(body as schema.IssuedApiKey);
 }

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { nextCursor, paging } from '../../http/resource/pagination.ts';
 
-const timestamp = z.iso.datetime().meta({ examples: ['2027-01-31T12:00:00.000Z'] });
+const timestamp = z.iso.datetime({ abort: true }).meta({ examples: ['2027-01-31T12:00:00.000Z'] });
 
 const scopes = z
   .array(z.string().regex(/^(\*|[a-z-]{1,32}:[a-z-]{1,32})$/, 'a scope such as audit:read, or *'))
@@ -25,6 +25,8 @@ const limitPerMinute = z
   .describe('Own limit, at most that of your own key; null for the default one');
 const expiresAt = timestamp
   .refine((moment) => Date.parse(moment) > Date.now(), 'must lie in the future')
+  // Postgres keeps microseconds, and whoever compares it reads milliseconds.
+  .overwrite((moment) => new Date(moment).toISOString())
   .nullable()
   .describe('End of life, UTC, not later than that of your own key; null for none');
 

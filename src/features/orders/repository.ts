@@ -1,12 +1,11 @@
 import { AppError } from '../../errors.ts';
+import { utcText } from '../../postgres/utc.ts';
 import { constraintOf } from '../../postgres/errors.ts';
 import type { Query, Tx } from '../../postgres/postgres.ts';
 import type { ListQuery, NewOrder, Order, OrderStatus, SummaryQuery } from './schema.ts';
 
-/** Times leave Postgres as text in the form that the schema promises. */
 const COLUMNS = `id, reference, status, currency, total_minor::float8 as "totalMinor", items, version,
-  to_char(created_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "createdAt",
-  to_char(updated_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "updatedAt"`;
+  ${utcText('created_at')} as "createdAt", ${utcText('updated_at')} as "updatedAt"`;
 
 /** The SQL of orders. Every statement names the tenant: a stranger's row is not there. */
 export const orderSql = {

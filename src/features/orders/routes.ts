@@ -1,13 +1,20 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
+import { callerOf } from '../../auth/caller.ts';
 import { UUID, type Cursors } from '../../http/resource/cursor.ts';
-import { matchesEtag, requireIfMatch, versionEtag } from '../../http/resource/etag.ts';
+import {
+  IfMatchHeader,
+  IfNoneMatchHeader,
+  matchesEtag,
+  requireIfMatch,
+  versionEtag,
+} from '../../http/resource/etag.ts';
 import { IdempotencyKeyHeader, type Idempotency } from '../../idempotency/repository.ts';
 import type { ZodProvider } from '../../http/resource/zod-types.ts';
 import * as schema from './schema.ts';
-import { createOrderService, type Caller, type OrderServiceDeps } from './service.ts';
+import { createOrderService, type OrderServiceDeps } from './service.ts';
 
-export interface OrderRoutesOptions extends OrderServiceDeps {
+interface OrderRoutesOptions extends OrderServiceDeps {
   idempotency: Idempotency;
   cursors: Cursors;
 }
@@ -38,7 +45,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const answer = await service.create(callerOf(request), request.body, (create) =>
+      const { headers, body } = await service.create(callerOf(request), request.body, (create) =>
         idempotency.run(request.idempotency, async (tx) => {
           const order = await create(tx);
           const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
@@ -47,8 +54,8 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       );
       return reply
         .code(201)
-        .headers(answer.headers)
-        .send(answer.body as schema.Order);
+        .headers(headers)
+        .send(body as schema.Order);
     },
   );
 
@@ -61,7 +68,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         operationId: 'getOrder',
         summary: 'Read an order',
         params: schema.OrderId,
-        headers: IfNoneMatch,
+        headers: IfNoneMatchHeader,
         response: { 200: schema.Order, 304: z.null().describe('Unchanged since the ETag in If-None-Match') },
         responseHeaders: ['ETag', 'Age'],
       },
@@ -128,7 +135,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         operationId: 'changeOrder',
         summary: 'Move an order to its next status',
         params: schema.OrderId,
-        headers: IfMatch,
+        headers: IfMatchHeader,
         body: schema.OrderChange,
         response: { 200: schema.Order },
         responseHeaders: ['ETag'],
@@ -152,7 +159,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
         operationId: 'deleteOrder',
         summary: 'Delete an order',
         params: schema.OrderId,
-        headers: IfMatch,
+        headers: IfMatchHeader,
         response: { 204: z.null().describe('Deleted') },
       },
     },
@@ -163,21 +170,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
   );
 }
 
-const IfNoneMatch = z.object({
-  'if-none-match': z.string().optional().describe('ETag of the order as you know it'),
-});
-
-/** Stated for the document; absence is 428 and told by `requireIfMatch`, not 400. */
-const IfMatch = z.looseObject({
-  'if-match': z.string().optional().describe('ETag of the order as you know it; required'),
-});
-
 /** What the serializer of the route wrote when it was loaded goes out as it is. */
 function sendJson(reply: FastifyReply, json: string | undefined): FastifyReply {
   return reply.type('application/json; charset=utf-8').send(json);
-}
-
-function callerOf({ principal, id: requestId }: FastifyRequest): Caller {
-  if (!principal) throw new Error('this route is outside of the authenticated scope');
-  return { tenant: principal.tenant, requestId };
 }

@@ -4,6 +4,7 @@ import { AppError } from '../../errors.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { CacheEntry } from '../../cache/entry.ts';
 import { shapeOf } from '../../cache/serialization.ts';
+import type { Caller } from '../../auth/caller.ts';
 import type { Cache, CacheReadOptions } from '../../cache/cache.ts';
 import type { AfterWrite } from '../../cache/after-write.ts';
 import { versionEtag, type Precondition } from '../../http/resource/etag.ts';
@@ -34,14 +35,8 @@ const TRANSITIONS: Record<OrderStatus, OrderStatus[]> = {
   cancelled: [],
 };
 
-/** Who asks, and in which request. */
-export interface Caller {
-  tenant: string;
-  requestId: string;
-}
-
 /** How the HTTP side wants what it will send. */
-type AnswerForm<T> = Pick<CacheReadOptions<T>, 'write' | 'etagOf'>;
+type ResponseFormat<T> = Pick<CacheReadOptions<T>, 'write' | 'etagOf'>;
 
 export interface OrderServiceDeps {
   db: Db;
@@ -102,13 +97,13 @@ export function createOrderService(deps: OrderServiceDeps) {
     async get(
       { tenant, requestId }: Caller,
       id: string,
-      answer: AnswerForm<Order>,
+      format: ResponseFormat<Order>,
     ): Promise<CacheEntry<Order>> {
       const load = () => orderSql.find(db, tenant, id);
       const order = await cache.read(orderKey(tenant, id), load, {
         shape: ORDER_SHAPE,
         requestId,
-        ...answer,
+        ...format,
       });
       if (order.json === undefined) throw notFound();
       return order;
@@ -151,7 +146,7 @@ export function createOrderService(deps: OrderServiceDeps) {
     async summary(
       { tenant, requestId }: Caller,
       range: SummaryQuery,
-      answer: AnswerForm<OrderSummary>,
+      format: ResponseFormat<OrderSummary>,
     ): Promise<CacheEntry<OrderSummary>> {
       const generation = (await summariesGeneration(tenant)) ?? '';
       const key = { tenant, name: 'order-summary', id: `${range.from} ${range.to}`, generation };
@@ -167,7 +162,7 @@ export function createOrderService(deps: OrderServiceDeps) {
         shape: SUMMARY_SHAPE,
         requestId,
         rows: ({ rows }) => rows.length,
-        ...answer,
+        ...format,
       });
     },
   };

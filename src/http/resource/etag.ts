@@ -1,4 +1,14 @@
+import { z } from 'zod';
 import { AppError } from '../../errors.ts';
+
+/** Stated for the document; absence is 428 and told by `requireIfMatch`, not 400. */
+export const IfMatchHeader = z.looseObject({
+  'if-match': z.string().optional().describe('ETag of what you change, as you know it; required'),
+});
+
+export const IfNoneMatchHeader = z.looseObject({
+  'if-none-match': z.string().optional().describe('ETag of what you read, as you know it'),
+});
 
 /** Entity tags over a version number: RFC 9110, 8.8.3 and 13.1. */
 export function versionEtag(version: number): string {

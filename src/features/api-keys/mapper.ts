@@ -1,25 +1,21 @@
 import { createHash } from 'node:crypto';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { IssuedApiKey } from '../../auth/administration.ts';
 import type { ApiKey } from '../../auth/repository.ts';
-import type { StoredAnswer } from '../../idempotency/repository.ts';
+import type { Actor } from '../../auth/audit-log.ts';
+import { callerOf } from '../../auth/caller.ts';
+import type { StoredResponse } from '../../idempotency/repository.ts';
 import { KEY_MEMORY_MS } from '../../auth/key-cache.ts';
 
-/** A key as the API shows it: moments as text. */
-export function toJson(key: ApiKey) {
-  return {
-    ...key,
-    createdAt: key.createdAt.toISOString(),
-    expiresAt: key.expiresAt?.toISOString() ?? null,
-    revokedAt: key.revokedAt?.toISOString() ?? null,
-    lastUsedAt: key.lastUsedAt?.toISOString() ?? null,
-  };
+/** As the audit trail names who acts. */
+export function actorOf(request: FastifyRequest): Actor {
+  return { actor: callerOf(request).principal.keyId, requestId: request.id, ip: request.ip };
 }
 
-/** The answer to a key that was made: the only one that holds the token. */
-export function toAnswer({ key, token }: IssuedApiKey): StoredAnswer {
+/** The response with a key that was made: the only one that holds the token. */
+export function toResponse({ key, token }: IssuedApiKey): StoredResponse {
   const headers = { location: `/v1/api-keys/${key.id}`, etag: etagOf(key) };
-  return { status: 201, headers, body: { ...toJson(key), token } };
+  return { status: 201, headers, body: { ...key, token } };
 }
 
 /** Of what people decide about a key. Its last use is not part of that: it would make every ETag stale within a minute. */
@@ -32,8 +28,4 @@ export function etagOf({ name, scopes, limitPerMinute, expiresAt, revokedAt, rep
 export function tellPropagation<R extends Pick<FastifyReply, 'header'>>(reply: R, everywhere: boolean): R {
   if (!everywhere) reply.header('propagation-delay', String(KEY_MEMORY_MS / 1000));
   return reply;
-}
-
-export function dateOf(moment: string | null): Date | null {
-  return moment === null ? null : new Date(moment);
 }
