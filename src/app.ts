@@ -8,18 +8,22 @@ import { status } from './features/status/routes.ts';
 import type { Lifecycle } from './http/shutdown.ts';
 import type { Metrics } from './observability/metrics.ts';
 import { auth } from './auth/plugin.ts';
-import { errorHandler, reportFailure, toAppError } from './http/problems.ts';
+import { errorHandler } from './http/problems.ts';
 import { health } from './http/health.ts';
 import { idempotency } from './idempotency/plugin.ts';
 import { loadShedding } from './http/load-shedding.ts';
 import { collectRoutes, notFound } from './http/not-found.ts';
-import { createRequestRecord, observe } from './http/access-log.ts';
+import { accessLog, createRequestRecord } from './http/access-log.ts';
 import { openApi } from './openapi/plugin.ts';
 import { rateLimit } from './rate-limit/plugin.ts';
-import { requestGuard } from './http/request-checks.ts';
+import { requestChecks } from './http/request-checks.ts';
 import { requestTimeout } from './http/request-timeout.ts';
-import { SECURITY_HEADERS, securityHeaders } from './http/security-headers.ts';
-import { catchStrays, createFrameworkErrorHandler, createSocketErrorHandler } from './http/client-errors.ts';
+import { securityHeaders } from './http/security-headers.ts';
+import {
+  handleConnectAndExpect,
+  createFrameworkErrorHandler,
+  createSocketErrorHandler,
+} from './http/client-errors.ts';
 import { traceRequests } from './observability/plugin.ts';
 import { validation } from './http/validation.ts';
 import { createRequestIds } from './http/request-id.ts';
@@ -52,13 +56,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const isTrusted = createTrust(config.http.trustedProxies);
   const requestIds = createRequestIds(isTrusted);
   const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
-  const rawAnswers = {
-    headers: SECURITY_HEADERS,
-    newRequestId: requestIds.next,
-    record,
-    metrics,
-  };
-  const refuseSocket = createSocketErrorHandler(rawAnswers);
+  const clientErrors = { newRequestId: requestIds.next, record, metrics };
+  const refuseSocket = createSocketErrorHandler(clientErrors);
 
   const app = fastify({
     // Node looks for late requests every 30 s by default, whatever the timeouts say.
@@ -66,7 +65,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       connectionsCheckingInterval: 1_000,
       headersTimeout: headersTimeoutMs,
       maxHeaderSize: MAX_HEADER_BYTES,
-      // request-guard asks for it, and answers with a problem.
+      // request-checks asks for it, and answers with a problem.
       requireHostHeader: false,
     },
     requestTimeout: requestTimeoutMs,
@@ -82,12 +81,12 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },
     clientErrorHandler: refuseSocket,
-    frameworkErrors: createFrameworkErrorHandler(rawAnswers, toAppError),
+    frameworkErrors: createFrameworkErrorHandler(clientErrors),
   });
 
-  // Not as an option: Fastify would listen for the end of every answer to log it, as `observe` does anyway.
+  // Not as an option: Fastify would listen for the end of every response to log it, as `accessLog` does anyway.
   app.log = log;
-  catchStrays(app.server, refuseSocket);
+  handleConnectAndExpect(app.server, refuseSocket);
 
   const routes = collectRoutes(app);
   app.decorateRequest('principal', null);
@@ -95,16 +94,16 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
 
   await app.register(errorHandler, { metrics });
   await app.register(validation);
-  await app.register(observe, { record, metrics, lifecycle });
+  await app.register(accessLog, { record, metrics, lifecycle });
   if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });
   await app.register(requestTimeout, {
     timeoutMs: config.http.requestTimeoutMs,
     lifecycle,
-    fail: (request, error) => reportFailure(metrics, request, error),
+    metrics,
   });
   const { corsOrigins, corsAllowedHeaders } = config.http;
   await app.register(securityHeaders, { corsOrigins, corsAllowedHeaders });
-  await app.register(requestGuard, { enforceHttps: config.http.enforceHttps });
+  await app.register(requestChecks, { enforceHttps: config.http.enforceHttps });
   await app.register(notFound, { routes });
   if (config.http.docsEnabled) {
     await app.register(openApi, { title: 'Hardpoint', version });

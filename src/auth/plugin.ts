@@ -84,7 +84,7 @@ export const auth = fp<AuthOptions>(
       function judge(found: AuthResult | Unread | undefined): void {
         if (!found) return turnAway();
         if ('principal' in found) return admit(found.principal);
-        auditQueue.deny(describeDenial(request, found));
+        auditQueue.deny(describeRefused(request, found));
         if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
         attempts.fail(request).then((waitSeconds) => {
           if (waitSeconds > 0) limited(waitSeconds);
@@ -124,7 +124,7 @@ export const auth = fp<AuthOptions>(
 );
 
 /** A key that was good once belongs to a tenant; who guesses is known by the address alone. */
-function describeDenial(
+function describeRefused(
   { id: requestId, ip }: FastifyRequest,
   { refused: reason, key }: Extract<AuthResult, { refused: unknown }> | Unread,
 ): Denial {

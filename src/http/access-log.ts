@@ -5,7 +5,7 @@ import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts
 import { UNMATCHED, methodLabel, startSeries, startUnmatchedSeries } from './request-series.ts';
 import type { RunningRequest } from './running-requests.ts';
 
-export interface ObserveOptions {
+interface AccessLogOptions {
   record: RecordRequest;
   metrics: Metrics;
   lifecycle: Lifecycle;
@@ -25,7 +25,7 @@ declare module 'fastify' {
  * What is known of every request: its id in the answer, one log line, and the request metrics. Log
  * and metrics share the one listener at the end of the answer.
  */
-export const observe = fp<ObserveOptions>(
+export const accessLog = fp<AccessLogOptions>(
   async (app, { record, metrics, lifecycle }) => {
     const { running } = lifecycle;
     startUnmatchedSeries(metrics);
@@ -58,10 +58,10 @@ export const observe = fp<ObserveOptions>(
       });
     }
   },
-  { name: 'observe' },
+  { name: 'access-log' },
 );
 
-export interface AnsweredRequest {
+interface CompletedRequest {
   requestId: string;
   traceId?: string | undefined;
   principal?: { tenant: string; keyId: string } | null;
@@ -72,9 +72,9 @@ export interface AnsweredRequest {
   quiet: boolean;
 }
 
-export type RecordRequest = (request: AnsweredRequest) => void;
+export type RecordRequest = (request: CompletedRequest) => void;
 
-/** The log line and the count of one answered request, whoever answered it. */
+/** The log line and the count of one completed request, whoever responded. */
 export function createRequestRecord(options: {
   log: Logger;
   metrics: Metrics;

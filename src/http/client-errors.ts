@@ -2,23 +2,15 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { STATUS_CODES, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { AppError } from '../errors.ts';
+import type { RecordRequest } from './access-log.ts';
 import { PROBLEM_TYPE, renderProblem } from './failures.ts';
+import { toAppError } from './problems.ts';
+import { SECURITY_HEADERS } from './security-headers.ts';
 import type { Metrics } from '../observability/metrics.ts';
 
-/** What the answers to requests that never reach a route have in common. */
-export interface RawAnswerOptions {
-  /** The security headers. */
-  headers: Record<string, string>;
+interface ClientErrorOptions {
   newRequestId: () => string;
-  record: (request: {
-    requestId: string;
-    traceId?: string | undefined;
-    method: string;
-    route: string;
-    status: number;
-    durationMs: number;
-    quiet: boolean;
-  }) => void;
+  record: RecordRequest;
   metrics: Metrics;
 }
 
@@ -35,7 +27,7 @@ const LINGER_MS = 2_000;
  * Answers what Node's HTTP parser refuses, where often no request object exists: 400, 408 and 431 as
  * problems. A request that was received in whole before the faulty bytes gets its own answer first.
  */
-export function createSocketErrorHandler(options: RawAnswerOptions) {
+export function createSocketErrorHandler(options: ClientErrorOptions) {
   // The parser repeats its complaint for every further chunk.
   const refused = new WeakSet<Socket>();
 
@@ -74,10 +66,7 @@ export function createSocketErrorHandler(options: RawAnswerOptions) {
 }
 
 /** Answers what Fastify's router refuses before any hook runs: URLs that cannot be decoded or are too long. */
-export function createFrameworkErrorHandler(
-  options: RawAnswerOptions,
-  toAppError: (thrown: unknown) => AppError,
-) {
+export function createFrameworkErrorHandler(options: ClientErrorOptions) {
   return (thrown: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const { status, headers, body } = problem(options, toAppError(thrown), request.id);
     record(options, request.id, request.method, status, request.raw.trace?.traceId);
@@ -90,7 +79,10 @@ export function createFrameworkErrorHandler(
  * know with an empty 417. The first is refused like any other bad request; the second may be ignored
  * (RFC 9110, 10.1.1), so the request goes its usual way.
  */
-export function catchStrays(server: Server, refuse: (error: AppError, socket: Socket) => void): void {
+export function handleConnectAndExpect(
+  server: Server,
+  refuse: (error: AppError, socket: Socket) => void,
+): void {
   server.on('connect', (_request, socket: Socket) => {
     // From here on Node does not look after this socket: a reset would be an uncaught exception.
     socket.on('error', () => socket.destroy());
@@ -101,21 +93,22 @@ export function catchStrays(server: Server, refuse: (error: AppError, socket: So
   });
 }
 
-function problem({ headers, metrics }: RawAnswerOptions, error: AppError, requestId: string) {
+function problem({ metrics }: ClientErrorOptions, error: AppError, requestId: string) {
   metrics.errors.inc({ code: error.code });
   const { status, body } = renderProblem(error, requestId);
-  const own = {
+  const headers = {
+    ...SECURITY_HEADERS,
     'content-type': PROBLEM_TYPE,
     'content-length': String(Buffer.byteLength(body)),
     'cache-control': 'no-store',
     'x-request-id': requestId,
     connection: 'close',
   };
-  return { status, headers: { ...headers, ...own }, body };
+  return { status, headers, body };
 }
 
 function record(
-  options: RawAnswerOptions,
+  options: ClientErrorOptions,
   requestId: string,
   method: string,
   status: number,

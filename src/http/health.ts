@@ -1,11 +1,12 @@
+import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
 import { z } from 'zod';
 import type { Lifecycle } from './shutdown.ts';
 
-export interface HealthOptions {
+interface HealthOptions {
   lifecycle: Lifecycle;
   version: string;
-  /** Rejects when Postgres does not answer in time or its schema is older than this release needs. */
+  /** Rejects when Postgres does not respond in time or its schema is older than this release needs. */
   checkDatabase: () => Promise<void>;
   redisState: () => RedisState;
 }
@@ -16,10 +17,6 @@ export interface HealthOptions {
  */
 export const REDIS_STATES = ['connected', 'degraded', 'disconnected', 'none'] as const;
 export type RedisState = (typeof REDIS_STATES)[number];
-
-interface DatabaseState {
-  database: 'connected' | 'disconnected';
-}
 
 /** Probes come from every balancer and node: Postgres is asked once for all of them. */
 const REMEMBERED_MS = 1_500;
@@ -70,62 +67,62 @@ const HEALTH = probe('getHealth', 'State of the service and its parts', {
 export const health = fp<HealthOptions>(
   async (app, { lifecycle, version, checkDatabase, redisState }) => {
     let checkedAt = -Infinity;
-    let answer: Promise<DatabaseState> | undefined;
+    let state: Promise<'connected' | 'disconnected'> | undefined;
     let wasReady = false;
 
-    function database(): Promise<DatabaseState> {
-      if (!answer || performance.now() - checkedAt > REMEMBERED_MS) {
+    function database() {
+      if (!state || performance.now() - checkedAt > REMEMBERED_MS) {
         checkedAt = performance.now();
-        answer = checkDatabase().then(
+        state = checkDatabase().then(
           () => {
             wasReady = true;
-            return { database: 'connected' as const };
+            return 'connected' as const;
           },
           (error: unknown) => {
             app.log.warn({ error }, 'not ready: Postgres');
-            return { database: 'disconnected' as const };
+            return 'disconnected' as const;
           },
         );
       }
-      return answer;
+      return state;
     }
 
-    app.get('/health/live', LIVE, (_request, reply) =>
-      reply.header('cache-control', 'no-store').send({ status: 'ok' }),
-    );
+    app.get('/health/live', LIVE, (_request, reply) => send(reply, true, { status: 'ok' }));
 
     app.get('/health/serving', SERVING, async (_request, reply) => {
-      reply.header('cache-control', 'no-store');
-      if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
-      if (!wasReady) await database();
-      return wasReady ? { status: 'ok' } : reply.code(NOT_READY).send({ status: 'starting' });
+      if (!lifecycle.draining && !wasReady) await database();
+      const status = lifecycle.draining ? 'draining' : wasReady ? 'ok' : 'starting';
+      return send(reply, status === 'ok', { status });
     });
 
     app.get('/health/ready', READY, async (_request, reply) => {
-      reply.header('cache-control', 'no-store');
-      if (lifecycle.draining) return reply.code(NOT_READY).send({ status: 'draining' });
-      const state = await database();
-      if (state.database === 'disconnected')
-        return reply.code(NOT_READY).send({ status: 'unavailable', ...state });
-      return { status: isAway(redisState()) ? 'degraded' : 'ok', ...state, redis: redisState() };
+      if (lifecycle.draining) return send(reply, false, { status: 'draining' });
+      const parts = { database: await database(), redis: redisState() };
+      const isReady = parts.database === 'connected';
+      const status = !isReady ? 'unavailable' : isDegraded(parts.redis) ? 'degraded' : 'ok';
+      return send(reply, isReady, { status, ...parts });
     });
 
     app.get('/health', HEALTH, async (_request, reply) => {
-      reply.header('cache-control', 'no-store');
-      const state = await database();
-      const down = state.database === 'disconnected';
-      const degraded = isAway(redisState());
-      const status = lifecycle.draining ? 'draining' : down ? 'unhealthy' : degraded ? 'degraded' : 'healthy';
-      return reply
-        .code(down ? NOT_READY : OK)
-        .send({ status, ...state, redis: redisState(), version, timestamp: new Date().toISOString() });
+      const parts = { database: await database(), redis: redisState() };
+      const isUp = parts.database === 'connected';
+      const health = !isUp ? 'unhealthy' : isDegraded(parts.redis) ? 'degraded' : 'healthy';
+      const status = lifecycle.draining ? 'draining' : health;
+      return send(reply, isUp, { status, ...parts, version, timestamp: new Date().toISOString() });
     });
   },
   { name: 'health' },
 );
 
-function isAway(state: RedisState): boolean {
-  return state === 'disconnected' || state === 'degraded';
+function isDegraded(redis: RedisState): boolean {
+  return redis === 'disconnected' || redis === 'degraded';
+}
+
+function send(reply: FastifyReply, isOk: boolean, body: object): FastifyReply {
+  return reply
+    .code(isOk ? OK : NOT_READY)
+    .header('cache-control', 'no-store')
+    .send(body);
 }
 
 /** Asked by machines every few seconds: no key, no limit, no log line. */

@@ -13,17 +13,17 @@ const KEY_IN_URL = /[?&](?:api[_-]?key|access_token)=/i;
 const HOST = /^(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i;
 
 /** Refuses what no route should have to look at: ambiguous requests, keys in URLs, plain HTTP, what cannot be read. */
-export const requestGuard = fp<{ enforceHttps: boolean }>(
+export const requestChecks = fp<{ enforceHttps: boolean }>(
   async (app, { enforceHttps }) => {
     app.addHook('onRequest', (request, _reply, done) => {
-      done(objectionToFraming(request.raw) ?? objectionTo(request, enforceHttps));
+      done(checkFraming(request.raw) ?? checkRequest(request, enforceHttps));
     });
   },
-  { name: 'request-guard' },
+  { name: 'request-checks' },
 );
 
 /** What a proxy in front may have read otherwise (RFC 9112, 3.2 and 6.1). Nothing more is read from such a connection. */
-function objectionToFraming(raw: IncomingMessage): AppError | undefined {
+function checkFraming(raw: IncomingMessage): AppError | undefined {
   const { httpVersion, rawHeaders } = raw;
   const { host, 'transfer-encoding': encoding } = raw.headers;
   if (rawHeaders.length > 2 * MAX_HEADERS) {
@@ -63,16 +63,16 @@ function findRepeated(rawHeaders: string[]): string | undefined {
   return undefined;
 }
 
-function objectionTo(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {
+function checkRequest(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {
   if (KEY_IN_URL.test(request.url)) {
     return new AppError('bad_request', 'Send the API key in a header, never in the URL, and rotate this one');
   }
-  const objection = objectionToManner(request, enforceHttps);
+  const objection = checkManner(request, enforceHttps);
   // Probes are not asked how they came or what they like to read.
   return objection && !request.routeOptions.config.quiet ? objection : undefined;
 }
 
-function objectionToManner(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {
+function checkManner(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {
   if (enforceHttps && request.protocol !== 'https') {
     return new AppError(
       'https_required',

@@ -1,5 +1,5 @@
 import type { RouteOptions } from 'fastify';
-import type { ErrorCode } from '../errors.ts';
+import { ERROR_CODES, type ErrorCode } from '../errors.ts';
 import { PROBLEMS, failuresOf } from './failures.ts';
 import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts';
 
@@ -17,23 +17,7 @@ export function methodLabel(method: string): string {
 
 /** What can happen on every route, whatever it states. */
 const ALWAYS: ErrorCode[] = ['internal', 'unavailable', 'timeout'];
-/** Before, or instead of, a route. */
-const WITHOUT_ROUTE: ErrorCode[] = [
-  ...ALWAYS,
-  'bad_request',
-  'unauthorized',
-  'https_required',
-  'not_found',
-  'method_not_allowed',
-  'not_acceptable',
-  'request_timeout',
-  'uri_too_long',
-  'unsupported_media_type',
-  'rate_limited',
-  'headers_too_large',
-  'overloaded',
-];
-/** Of routes that are not in the document and so state no answers: pages and preflights. */
+/** Of routes that are not in the document and so state no responses: pages and preflights. */
 const UNSTATED = ['200', '204', '302', '304', '404'];
 
 /**
@@ -42,24 +26,24 @@ const UNSTATED = ['200', '204', '302', '304', '404'];
  */
 export function startSeries(metrics: Metrics, route: RouteOptions): void {
   const stated = Object.keys(route.schema?.response ?? {});
-  const answers = stated.length > 0 ? stated : UNSTATED;
+  const responses = stated.length > 0 ? stated : UNSTATED;
   const failures = [...ALWAYS, ...failuresOf(route)];
-  for (const method of [route.method].flat()) start(metrics, method, route.url, answers, failures);
+  for (const method of [route.method].flat()) start(metrics, method, route.url, responses, failures);
 }
 
 /** The same for requests that no route answers. */
 export function startUnmatchedSeries(metrics: Metrics): void {
-  for (const method of [...METHODS, OTHER]) start(metrics, method, UNMATCHED, [], WITHOUT_ROUTE);
+  for (const method of [...METHODS, OTHER]) start(metrics, method, UNMATCHED, [], ERROR_CODES);
 }
 
 function start(
   { requests, requestLatency }: Metrics,
   method: string,
   route: string,
-  answers: string[],
-  failures: ErrorCode[],
+  responses: string[],
+  failures: readonly ErrorCode[],
 ): void {
-  const statuses = [...answers, ...failures.map((code) => String(PROBLEMS[code][0]))];
+  const statuses = [...responses, ...failures.map((code) => String(PROBLEMS[code][0]))];
   for (const status of [...statuses, String(CLIENT_CLOSED_REQUEST)]) {
     requests.inc({ method, route, status }, 0);
   }

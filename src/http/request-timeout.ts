@@ -1,18 +1,15 @@
-import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { OutgoingHttpHeaders } from 'node:http';
 import { AppError } from '../errors.ts';
+import type { Metrics } from '../observability/metrics.ts';
+import { reportFailure } from './problems.ts';
 import type { Lifecycle } from './shutdown.ts';
 import type { RunningRequest } from './running-requests.ts';
 
-export interface RequestTimeoutOptions {
+interface RequestTimeoutOptions {
   timeoutMs: number;
   lifecycle: Lifecycle;
-  /** Counts and logs the failure; returns the response. */
-  fail: (
-    request: FastifyRequest,
-    error: AppError,
-  ) => { status: number; headers: Record<string, string>; body: string };
+  metrics: Metrics;
 }
 
 const SWEEPS_PER_TIMEOUT = 8;
@@ -28,7 +25,7 @@ const OF_THE_BODY = ['content-encoding', 'etag', 'last-modified', 'trailer', 'tr
  * tenth of a cached read.
  */
 export const requestTimeout = fp<RequestTimeoutOptions>(
-  async (app, { timeoutMs, lifecycle, fail }) => {
+  async (app, { timeoutMs, lifecycle, metrics }) => {
     function sweep(): void {
       const dueMs = performance.now() - timeoutMs;
       for (const running of lifecycle.running) {
@@ -39,7 +36,8 @@ export const requestTimeout = fp<RequestTimeoutOptions>(
     function end(running: RunningRequest): void {
       const { request, reply } = running;
       const { raw } = reply;
-      const { status, headers, body } = fail(request, new AppError('timeout', 'The request took too long'));
+      const error = new AppError('timeout', 'The request took too long');
+      const { status, headers, body } = reportFailure(metrics, request, error);
       running.timedOut = true;
       // Past the hooks: a hook or an earlier send may be what takes too long, and would send a second time.
       reply.hijack();

@@ -7,7 +7,7 @@ const LONGEST_RETRY_MS = 1_000;
 /** Part of the time between the end of a shutdown and the end of a grace period. */
 const EXIT_FLUSH_MS = 1_000;
 
-export interface LogOutputOptions {
+interface LogOutputOptions {
   /** A line found no room. */
   onDropped: () => void;
   /** Everything is written again; `lines` of them were dropped since it last was. */
@@ -25,7 +25,7 @@ export interface LogOutputOptions {
 export class LogOutput {
   readonly #fd: number;
   readonly #options: LogOutputOptions;
-  readonly #flush = (): void => this.flush();
+  readonly #flush = (): void => this.flushSync();
   #waiting = '';
   /** The part of the lines that is being written: a write may take only some of it. */
   #chunk = Buffer.alloc(0);
@@ -53,8 +53,8 @@ export class LogOutput {
     this.#waiting += line;
   }
 
-  /** Writes what stdout takes now. pino calls `flushSync` after a fatal line. */
-  flush(): void {
+  /** Writes what stdout takes now. pino calls it after a fatal line. */
+  flushSync(): void {
     try {
       while (this.#chunk.length > 0 || this.#waiting !== '') {
         if (this.#chunk.length === 0) {
@@ -76,20 +76,16 @@ export class LogOutput {
     this.#options.onRecovered(lines, this.#dropCause);
   }
 
-  flushSync(): void {
-    this.flush();
-  }
-
   /** The last write of the process: waits a moment for a reader that is slow. */
   end(): void {
     const endMs = Date.now() + EXIT_FLUSH_MS;
-    this.flush();
+    this.flushSync();
     while (this.#cause === 'EAGAIN' && Date.now() < endMs) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FIRST_RETRY_MS);
-      this.flush();
+      this.flushSync();
     }
     // onRecovered may have added a line.
-    this.flush();
+    this.flushSync();
   }
 
   #retryLater(): void {
