@@ -1,6 +1,6 @@
 /**
  * The closed list of what can go wrong for a client. Code that fails picks a code; only
- * http/failures.ts knows which HTTP status it becomes.
+ * http/problems.ts knows which HTTP status it becomes.
  */
 export const ERROR_CODES = [
   'bad_request',

@@ -1,15 +1,10 @@
 import fp from 'fastify-plugin';
 import type { Logger } from 'pino';
-import type { Lifecycle } from './shutdown.ts';
+import { ERROR_CODES, type ErrorCode } from '../errors.ts';
 import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts';
-import { UNMATCHED, methodLabel, startSeries, startUnmatchedSeries } from './request-series.ts';
+import { PROBLEMS, failuresOf } from './problems.ts';
 import type { RunningRequest } from './running-requests.ts';
-
-interface AccessLogOptions {
-  record: RecordRequest;
-  metrics: Metrics;
-  lifecycle: Lifecycle;
-}
+import type { Lifecycle } from './shutdown.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -21,19 +16,35 @@ declare module 'fastify' {
   }
 }
 
+/** Route label of requests that no route answers. */
+const UNMATCHED = 'unmatched';
+/** Methods that have a series of their own; a client can make up any other. */
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+const OTHER = 'OTHER';
+const KNOWN = new Set(METHODS);
+/** What can happen on every route, whatever it states. */
+const ALWAYS: ErrorCode[] = ['internal', 'unavailable', 'timeout'];
+/** Of routes that are not in the document and so state no responses: pages and preflights. */
+const UNSTATED = ['200', '204', '302', '304', '404'];
+
 /**
- * What is known of every request: its id in the answer, one log line, and the request metrics. Log
- * and metrics share the one listener at the end of the answer.
+ * What is known of every request: its id in the response, one log line, and the request metrics. Log
+ * and metrics share the one listener at the end of the response.
  */
-export const accessLog = fp<AccessLogOptions>(
+export const accessLog = fp<{ record: RecordRequest; metrics: Metrics; lifecycle: Lifecycle }>(
   async (app, { record, metrics, lifecycle }) => {
     const { running } = lifecycle;
-    startUnmatchedSeries(metrics);
-    app.addHook('onRoute', (route) => startSeries(metrics, route));
+    for (const method of [...METHODS, OTHER]) startSeries(metrics, method, UNMATCHED, ERROR_CODES, []);
+    app.addHook('onRoute', (route) => {
+      const stated = Object.keys(route.schema?.response ?? {});
+      const statuses = stated.length > 0 ? stated : UNSTATED;
+      const failures = [...ALWAYS, ...failuresOf(route)];
+      for (const method of [route.method].flat()) startSeries(metrics, method, route.url, failures, statuses);
+    });
 
     app.addHook('onRequest', (request, reply, done) => {
       const started = running.start(request, reply);
-      // 'close' ends every answer, also one whose client hung up; Fastify's response hook misses those.
+      // 'close' ends every response, also one whose client hung up; Fastify's response hook misses those.
       reply.raw.once('close', () => finish(started));
       reply.header('x-request-id', request.id);
       if (lifecycle.draining) reply.header('connection', 'close');
@@ -61,7 +72,27 @@ export const accessLog = fp<AccessLogOptions>(
   { name: 'access-log' },
 );
 
-interface CompletedRequest {
+function methodLabel(method: string): string {
+  return KNOWN.has(method) ? method : OTHER;
+}
+
+/**
+ * Starts every series that a route can count to at 0: the first 503 of a series that does not exist is no
+ * increase to Prometheus, and what exists from the start cannot grow by what clients make up.
+ */
+function startSeries(
+  { requests, requestLatency }: Metrics,
+  method: string,
+  route: string,
+  failures: readonly ErrorCode[],
+  responses: string[],
+): void {
+  const statuses = [...responses, ...failures.map((code) => PROBLEMS[code][0]), CLIENT_CLOSED_REQUEST];
+  for (const status of statuses) requests.inc({ method, route, status }, 0);
+  requestLatency.zero({ method, route });
+}
+
+export type RecordRequest = (request: {
   requestId: string;
   traceId?: string | undefined;
   principal?: { tenant: string; keyId: string } | null;
@@ -70,9 +101,7 @@ interface CompletedRequest {
   status: number;
   durationMs: number;
   quiet: boolean;
-}
-
-export type RecordRequest = (request: CompletedRequest) => void;
+}) => void;
 
 /** The log line and the count of one completed request, whoever responded. */
 export function createRequestRecord(options: {

@@ -3,8 +3,7 @@ import { STATUS_CODES, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { AppError } from '../errors.ts';
 import type { RecordRequest } from './access-log.ts';
-import { PROBLEM_TYPE, renderProblem } from './failures.ts';
-import { toAppError } from './problems.ts';
+import { PROBLEM_TYPE, renderProblem, toAppError } from './problems.ts';
 import { SECURITY_HEADERS } from './security-headers.ts';
 import type { Metrics } from '../observability/metrics.ts';
 

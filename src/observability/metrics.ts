@@ -7,9 +7,6 @@ export const CLIENT_CLOSED_REQUEST = 499;
 /** Buckets in seconds; every threshold that an alert names (1, 3, 5, 10, 30) is one of them. */
 const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 30];
 
-/** nginx's status for a client that left before its response. */
-export const CLIENT_CLOSED_REQUEST = 499;
-
 const CACHE_RESULTS = ['hit', 'stale', 'miss', 'coalesced', 'negative', 'error'] as const;
 const AUTH_FAILURES = ['missing', 'malformed', 'unknown', 'revoked', 'expired', 'scope', 'limited'] as const;
 export type CacheResult = (typeof CACHE_RESULTS)[number];

@@ -1,7 +1,7 @@
 import type { RouteOptions } from 'fastify';
 import { STATUS_CODES } from 'node:http';
 import { z } from 'zod';
-import { failuresOf } from '../http/failures.ts';
+import { failuresOf } from '../http/problems.ts';
 import { createFailures } from './failures.ts';
 import { describeHeaders, type ResponseHeader } from './headers.ts';
 import { createSchemas, type Json, type Schemas } from './schemas.ts';

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode } from '../errors.ts';
-import { PROBLEMS } from '../http/failures.ts';
+import { PROBLEMS } from '../http/problems.ts';
 import { describeHeaders, type ResponseHeader } from './headers.ts';
 import type { Json, Schemas } from './schemas.ts';
 
