@@ -56,6 +56,7 @@ async function start(): Promise<void> {
         ...config.lifecycle,
         lifecycle,
         log,
+        server: app.server,
         closeListeners: async () => {
           await app.close();
           await internal.close();

@@ -1,5 +1,6 @@
+import type { Server } from 'node:http';
 import type { Logger } from 'pino';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { inTime } from '../lib/in-time.ts';
 import { RunningRequests } from './running-requests.ts';
 
@@ -18,7 +19,8 @@ export interface ShutdownParts {
   drainDelayMs: number;
   shutdownTimeoutMs: number;
   log: Logger;
-  /** Stops listening and resolves when the last connection was closed. */
+  server: Server;
+  /** Resolves when nothing listens and the last connection was closed. */
   closeListeners: () => Promise<void>;
   /** Cuts the connections that are still open. */
   cutConnections: () => void;
@@ -32,6 +34,11 @@ export const CLOSE_BUDGET_MS = 5_000;
 /** How long a connection without a request may stay, once nothing is in flight: one may be on its way. */
 const LAST_CALL_MS = 500;
 const POLL_MS = 50;
+
+/** In so short a turn of the event loop hardly a connection can have come after the last one was accepted. */
+const QUIET_TURN_MS = 0.5;
+/** An overloaded process has no such turn, and stops listening all the same. */
+const QUIET_WITHIN_MS = 1_000;
 
 /** The longest that a shutdown may take before the process is ended by force, in ms. */
 export function shutdownBudgetMs(config: { drainDelayMs: number; shutdownTimeoutMs: number }): number {
@@ -51,8 +58,7 @@ export async function shutDown(parts: ShutdownParts): Promise<boolean> {
   log.info({ drain_delay_ms: parts.drainDelayMs }, 'draining');
   await sleep(parts.drainDelayMs);
 
-  const done = Promise.race([parts.closeListeners(), nothingInFlight(lifecycle)]);
-  const finished = await within(parts.shutdownTimeoutMs, done);
+  const finished = await within(parts.shutdownTimeoutMs, finishRequests(parts));
   if (!finished) {
     log.error({ shutdown_timeout_ms: parts.shutdownTimeoutMs }, 'requests were still in flight and are cut');
   }
@@ -70,6 +76,33 @@ export async function shutDown(parts: ShutdownParts): Promise<boolean> {
   return finished;
 }
 
+async function finishRequests({ server, closeListeners, lifecycle }: ShutdownParts): Promise<void> {
+  await stopListening(server);
+  await Promise.race([closeListeners(), nothingInFlight(lifecycle)]);
+}
+
+/**
+ * Closes the listening socket while no connection waits in it. The kernel completes a connection before Node accepts
+ * it, and resets those that still wait when the socket closes. A balancer may have sent a request on one, and repeats
+ * no POST. Node accepts one connection in a turn of the event loop: after a turn without one, none waits.
+ */
+async function stopListening(server: Server): Promise<void> {
+  let accepted = false;
+  server.on('connection', () => (accepted = true));
+  const endMs = performance.now() + QUIET_WITHIN_MS;
+  // What has arrived is read first: a connection with a request is not idle.
+  await nextTurn();
+  server.closeIdleConnections();
+  for (;;) {
+    accepted = false;
+    const turnMs = performance.now();
+    await nextTurn();
+    const nowMs = performance.now();
+    if ((!accepted && nowMs - turnMs < QUIET_TURN_MS) || nowMs > endMs) break;
+  }
+  server.close();
+}
+
 /**
  * Node stops looking for late requests when it stops listening: a connection that was opened and says
  * nothing, or says half a request, would hold the process until its budget is spent.
@@ -78,6 +111,8 @@ async function nothingInFlight({ running }: Lifecycle): Promise<void> {
   do {
     while (running.size > 0) await sleep(POLL_MS);
     await sleep(LAST_CALL_MS);
+    // After a pause of the process the timer comes before what has arrived.
+    await nextTurn();
   } while (running.size > 0);
 }
 

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
 import { connect, createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 // example:start
 import { newOrder } from '../support/app.ts';
@@ -243,6 +244,36 @@ function refusesConnections(port: number): Promise<boolean> {
     socket.once('connect', () => socket.destroy());
   });
 }
+
+t.test(
+  'requests that wait to be accepted when the drain delay ends get their responses',
+  { buffered: true },
+  async (t) => {
+    const service = await startWithKey(t, { DRAIN_DELAY_SECONDS: '3' });
+    const agent = new Agent({ keepAlive: true });
+    t.teardown(() => agent.destroy());
+    await ask(`${service.url}/health/live`, {}, agent);
+
+    service.child.kill('SIGTERM');
+    await until('the process drains', () => hasLine(service, 'draining'));
+    // The kernel goes on completing connections; the service finds them all when the delay is over.
+    service.child.kill('SIGSTOP');
+    const kept = ask(`${service.url}/health/live`, {}, agent);
+    const waiting = Array.from({ length: 50 }, () => ask(`${service.url}/v1/api-keys`, service.headers));
+    const responses = Promise.allSettled([kept, ...waiting]);
+    await sleep(3_500);
+    service.child.kill('SIGCONT');
+
+    t.match(
+      await responses,
+      Array.from({ length: 51 }, () => ({
+        status: 'fulfilled',
+        value: { status: 200, connection: 'close' },
+      })),
+    );
+    t.equal(await service.ended, 0);
+  },
+);
 
 /** Sends requests until so many lines that stdout does not take were dropped. */
 async function dropLines({ url, metricsUrl }: ServiceProcess): Promise<void> {
