@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { cpSync, readFileSync, readdirSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
@@ -19,26 +19,7 @@ const code = new Map(
   [...sources].map(([file, text]) => [file, text.replaceAll(/\/\*[\s\S]*?\*\/|(^|\s)\/\/.*$/gm, '')]),
 );
 
-/** The rooms of src from the top to the ground: each may import what stands below it, and itself. */
-const FLOORS = [
-  ['main', 'cli'],
-  ['app', 'internal-app', 'dependencies'],
-  ['config'],
-  ['features'],
-  ['rate-limit', 'idempotency'],
-  ['auth'],
-  ['cache', 'openapi', 'upstream'],
-  ['http'],
-  ['migrations'],
-  ['postgres', 'redis'],
-  ['observability'],
-  ['lib', 'errors'],
-];
-const floorOf = (room: string) => FLOORS.findIndex((rooms) => rooms.includes(room));
-
-function roomOf(file: string): string {
-  return (file.split('/')[0] ?? '').replace(/\.ts$/, '');
-}
+const roomOf = (file: string) => (file.split('/')[0] ?? '').replace(/\.ts$/, '');
 
 function importsOf(file: string): { path: string; typeOnly: boolean }[] {
   const found = [...(code.get(file) ?? '').matchAll(/^(?:import|export) ([^;]*?from )?'(\.[^']+)'/gm)];
@@ -53,45 +34,47 @@ function offenders(rule: (file: string, text: string) => boolean): string[] {
   return [...code].filter(([file, text]) => rule(file, text)).map(([file]) => file);
 }
 
-t.test('imports point one way', async (t) => {
-  const wrong: string[] = [];
-  for (const file of files) {
-    for (const { path } of importsOf(file)) {
-      const [from, to] = [roomOf(file), roomOf(path)];
-      const sideways =
-        from !== to && floorOf(from) === floorOf(to) && from !== 'app' && from !== 'internal-app';
-      const read = to === 'config' && floorOf(from) > 2;
-      if (floorOf(from) > floorOf(to) || sideways || read) wrong.push(`${file} imports ${path}`);
-    }
+t.test('the rules of imports find what they forbid', async (t) => {
+  const folder = temporaryFolder(t);
+  const written = {
+    'tsconfig.json': '{}',
+    'src/http/health.ts':
+      "import type { Key } from '../auth/key.ts';\nexport const health = (key: Key) => key;\n",
+    'src/auth/key.ts': "import type { Rest } from './rest.ts';\nexport type Key = Rest | 1;\n",
+    'src/auth/rest.ts': "import type { Key } from './key.ts';\nexport type Rest = Key | 2;\n",
+    'src/features/a/routes.ts': "import '../b/routes.ts';\nimport '../../config/config.ts';\n",
+    'src/features/b/routes.ts': "import '../../../test/x.ts';\n",
+    'src/config/config.ts': 'export {};\n',
+    'src/attic/x.ts': 'export {};\n',
+    'src/main.ts': "import './attic/x.ts';\n",
+    'test/x.ts': 'export {};\n',
+  };
+  for (const [path, text] of Object.entries(written)) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    writeFileSync(join(folder, path), text);
   }
-  t.same(wrong, []);
-  t.same(
-    files.filter((file) => floorOf(roomOf(file)) < 0),
-    [],
-    'every room has its floor',
-  );
-  t.ok(files.flatMap(importsOf).length > 100, 'the imports were really read');
+  const rules = join(repositoryDir, '.dependency-cruiser.mjs');
+  const program = join(repositoryDir, 'node_modules/.bin/depcruise');
+  const { stdout } = await promisify(execFile)(program, ['--config', rules, '--output-type', 'json', 'src'], {
+    cwd: folder,
+    maxBuffer: 2 ** 26,
+  });
+  const found: { from: string; rule: { name: string } }[] = JSON.parse(stdout).summary.violations;
+  t.same([...new Set(found.map(({ from, rule }) => `${rule.name}: ${from}`))].toSorted(), [
+    'below-features: src/features/a/routes.ts',
+    'below-http: src/http/health.ts',
+    'features-apart: src/features/a/routes.ts',
+    'known-room: src/main.ts',
+    'no-circle: src/auth/key.ts',
+    'nothing-of-the-workshop: src/features/b/routes.ts',
+  ]);
 });
 
-t.test('a feature imports no other feature', async (t) => {
-  const wrong: string[] = [];
-  for (const file of files) {
-    const [folder, name] = file.split('/');
-    for (const { path } of importsOf(file)) {
-      const [otherFolder, otherName] = path.split('/');
-      if (folder === 'features' && otherFolder === 'features' && name !== otherName)
-        wrong.push(`${file}: ${path}`);
-    }
-  }
-  t.same(wrong, []);
-});
-
-t.test('of a concern one file knows Fastify', async (t) => {
-  const allowed =
-    /^(app|internal-app)\.ts$|^(http|openapi)\/|\/plugin\.ts$|^features\/|^auth\/failed-attempts\.ts$/;
-  t.same(
-    offenders((file, text) => !allowed.test(file) && /from '(@?fastify)/.test(text)),
-    [],
+t.test('ARCHITECTURE.md shows the folders as they are', async (t) => {
+  await t.resolves(
+    promisify(execFile)(process.execPath, ['--import', 'tsx', 'tools/folders.ts', '--check'], {
+      cwd: repositoryDir,
+    }),
   );
 });
 

@@ -3,19 +3,9 @@ import type { PoolOptions } from './pool.ts';
 import { isRetryable } from './errors.ts';
 import { createSessions } from './session.ts';
 import type { Session, SessionDeps, Sessions, Statement } from './session.ts';
-import { runTransaction } from './transaction.ts';
+import { runTransaction, type Query, type Tx } from './transaction.ts';
 
-/** `name` is the prepared statement's: stable, and unique to its text. */
-export interface Query {
-  name: string;
-  text: string;
-  values?: unknown[];
-}
-
-export interface Tx {
-  /** Rows only: what a statement changed is learned from its `returning`. */
-  query<Row extends object>(query: Query): Promise<Row[]>;
-}
+export type { Query, Tx } from './transaction.ts';
 
 export interface Db extends Tx {
   /**

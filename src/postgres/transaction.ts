@@ -1,7 +1,18 @@
-import type { Tx } from './postgres.ts';
 import type { Session } from './session.ts';
 import { AppError } from '../errors.ts';
 import { isRefusal, toAppError, unknownOutcome } from './errors.ts';
+
+/** `name` is the prepared statement's: stable, and unique to its text. */
+export interface Query {
+  name: string;
+  text: string;
+  values?: unknown[];
+}
+
+export interface Tx {
+  /** Rows only: what a statement changed is learned from its `returning`. */
+  query<Row extends object>(query: Query): Promise<Row[]>;
+}
 
 /** How long a ROLLBACK may take; the connection is dropped otherwise, which rolls back as well. */
 const ROLLBACK_TIMEOUT_MS = 1000;
