@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
@@ -129,6 +129,33 @@ t.test('no autoload, no container: app.ts names every feature and every plugin',
   );
   const decorated = offenders((file, text) => !file.startsWith('cli/') && /\.decorate(Reply)?\(/.test(text));
   t.same(decorated, [], 'only the request is decorated');
+});
+
+t.test('pages name only paths and commands that exist', async (t) => {
+  const { scripts } = JSON.parse(readFileSync(join(repositoryDir, 'package.json'), 'utf8'));
+  const docs = readdirSync(join(repositoryDir, 'docs'), { recursive: true, encoding: 'utf8' });
+  const top = readdirSync(repositoryDir).filter((name) => name.endsWith('.md') && name !== 'CHANGELOG.md');
+  const pages = [...top, ...docs.filter((name) => name.endsWith('.md')).map((name) => join('docs', name))];
+  const wrong: string[] = [];
+  let named = 0;
+  for (const page of pages) {
+    const text = readFileSync(join(repositoryDir, page), 'utf8');
+    const exists = (path: string) => existsSync(join(repositoryDir, path));
+    // Without what is made at run time, and patterns such as features/NAME.
+    const paths = [
+      ...text.matchAll(/`((?:src|test|tools|proofs|docs|migrations|scripts|docker|k8s)\/[\w./-]*)`/g),
+    ];
+    const links = [...text.matchAll(/\]\((?!https?:)([^)#\s]+)[^)]*\)/g)];
+    const commands = [...text.matchAll(/npm run (?:--silent )?([a-z0-9][\w:-]*)/g)];
+    named += paths.length + links.length + commands.length;
+    for (const [, path = ''] of paths)
+      if (!/NAME|customers/.test(path) && !exists(path)) wrong.push(`${page}: ${path}`);
+    for (const [, link = ''] of links)
+      if (!exists(join(dirname(page), link))) wrong.push(`${page}: link ${link}`);
+    for (const [, name = ''] of commands) if (!(name in scripts)) wrong.push(`${page}: npm run ${name}`);
+  }
+  t.same(wrong, []);
+  t.ok(named > 100, 'the pages were really read');
 });
 
 t.test('importing a module does nothing', async (t) => {
