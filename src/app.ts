@@ -24,7 +24,6 @@ import {
   createFrameworkErrorHandler,
   createSocketErrorHandler,
 } from './http/client-errors.ts';
-import { traceRequests } from './observability/plugin.ts';
 import { validation } from './http/validation.ts';
 import { createRequestIds } from './http/request-id.ts';
 import type { Services } from './dependencies.ts';
@@ -95,7 +94,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   await app.register(errorHandler, { metrics });
   await app.register(validation);
   await app.register(accessLog, { record, metrics, lifecycle });
-  if (options.tracing) await app.register(traceRequests, { tracing: options.tracing });
+  if (options.tracing) await app.register(options.tracing.traceRequests);
   await app.register(requestTimeout, {
     timeoutMs: config.http.requestTimeoutMs,
     lifecycle,

@@ -19,6 +19,9 @@ export interface IssuedApiKey {
   token: string;
 }
 
+/** Throws when the actor may not do that to this key, or knows an older state of it. */
+type Check = (current: ApiKey) => void;
+
 /** Does the work in a transaction; unless told otherwise, in one of its own. */
 type Run<T> = (work: (tx: Tx) => Promise<IssuedApiKey>) => Promise<T>;
 
@@ -29,26 +32,23 @@ export type ApiKeyAdmin = ReturnType<typeof createApiKeyAdmin>;
  * its audit event are one transaction, and no act returns before every process has been told, or is known
  * to be out of reach: see `Written`.
  */
-export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
+export function createApiKeyAdmin(db: Db, { keySecret, keyEnvironment, afterWrite }: ApiKeyAdminOptions) {
+  function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
+    const digest = digestToken(token, keySecret);
+    return apiKeySql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
+  }
+
   async function issue(tx: Tx, wanted: CreateApiKey): Promise<IssuedApiKey> {
-    const { id, token } = createToken(options.keyEnvironment);
+    const { id, token } = createToken(keyEnvironment);
     const key = await store(tx, wanted, id, token);
     if (!key) throw new Error('a fresh key id was taken');
     return { key, token };
   }
 
-  function store(tx: Tx, wanted: CreateApiKey, id: string, token: string): Promise<ApiKey | undefined> {
-    const digest = digestToken(token, options.keySecret);
-    return apiKeySql.insert(tx, { ...wanted, id, digest, hint: tokenHint(token) });
-  }
-
-  function write<T>(
-    tenant: string,
-    id: string,
-    { requestId }: Actor,
-    transaction: Promise<T>,
-  ): Promise<Written<T>> {
-    return options.afterWrite(transaction, { tenant, requestId, apiKeys: [id] });
+  async function lock(tx: Tx, tenant: string, id: string): Promise<ApiKey> {
+    const key = await apiKeySql.lock(tx, tenant, id);
+    if (!key) throw new AppError('not_found', 'There is no such key');
+    return key;
   }
 
   return {
@@ -59,43 +59,40 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
     ): Promise<T> {
       const created = run(async (tx) => {
         const issued = await issue(tx, wanted);
-        await audit(tx, wanted.tenant, issued.key.id, actor, 'api_key.created', { scopes: wanted.scopes });
+        await audit(tx, issued.key, actor, 'api_key.created', { scopes: wanted.scopes });
         return issued;
       });
       const changes = { tenant: wanted.tenant, requestId: actor.requestId };
-      return (await options.afterWrite(created, changes)).result;
+      return (await afterWrite(created, changes)).result;
     },
 
     /** Stores a key that was made elsewhere (API_KEYS); does nothing when it is known already. */
     async seed(wanted: CreateApiKey, id: string, token: string, actor: Actor): Promise<boolean> {
       const isNew = await db.transaction(async (tx) => {
         const key = await store(tx, wanted, id, token);
-        if (!key) return false;
-        const detail = { scopes: wanted.scopes, seeded: true };
-        await audit(tx, wanted.tenant, id, actor, 'api_key.created', detail);
-        return true;
+        if (key) await audit(tx, key, actor, 'api_key.created', { scopes: wanted.scopes, seeded: true });
+        return key !== undefined;
       });
       const changes = { tenant: wanted.tenant, requestId: actor.requestId, apiKeys: [id] };
       // Somebody may have presented it already, and been told that it is unknown.
-      if (isNew) await options.afterWrite(Promise.resolve(), changes);
+      if (isNew) await afterWrite(Promise.resolve(), changes);
       return isNew;
     },
 
     /**
      * A new key with everything the old one had; the old one lives on for `overlapSeconds` (0: ends
-     * now), never past its own expiry. `check` throws when the actor may not do that to this key.
+     * now), never past its own expiry.
      */
     async rotate<T = IssuedApiKey>(
       tenant: string,
       id: string,
       overlapSeconds: number,
       actor: Actor,
-      check?: (current: ApiKey) => void,
+      check?: Check,
       run: Run<T> = db.transaction as Run<T>,
     ): Promise<Written<T>> {
       const rotated = run(async (tx) => {
-        const old = await apiKeySql.lock(tx, tenant, id);
-        if (!old) throw new AppError('not_found', 'There is no such key');
+        const old = await lock(tx, tenant, id);
         check?.(old);
         if (old.revokedAt || (old.expiresAt && Date.parse(old.expiresAt) <= Date.now())) {
           throw new AppError('conflict', 'This key is revoked or expired; create a new one instead');
@@ -103,54 +100,47 @@ export function createApiKeyAdmin(db: Db, options: ApiKeyAdminOptions) {
         if (old.replacedBy)
           throw new AppError('conflict', `This key was rotated before; its successor is ${old.replacedBy}`);
         const next = await issue(tx, old);
-        await apiKeySql.retire(tx, tenant, id, next.key.id, overlapSeconds);
-        await audit(tx, tenant, id, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
+        await apiKeySql.retire(tx, old, next.key.id, overlapSeconds);
+        await audit(tx, old, actor, 'api_key.rotated', { successor: next.key.id, overlapSeconds });
         return next;
       });
-      return write(tenant, id, actor, rotated);
+      return afterWrite(rotated, { tenant, requestId: actor.requestId, apiKeys: [id] });
     },
 
-    /** `check` throws when the actor may not change this key, or knows an older state of it. */
     async change(
       tenant: string,
       id: string,
       change: ApiKeyChange,
       actor: Actor,
-      check?: (current: ApiKey) => void,
+      check?: Check,
     ): Promise<Written<ApiKey>> {
       const changed = db.transaction(async (tx) => {
-        const current = await apiKeySql.lock(tx, tenant, id);
-        if (current && !current.revokedAt) check?.(current);
-        const key = await apiKeySql.change(tx, tenant, id, change);
-        if (!key) throw new AppError('not_found', 'There is no such key, or it was revoked');
-        await audit(tx, tenant, id, actor, 'api_key.changed', { fields: Object.keys(change) });
-        return key;
+        const current = await lock(tx, tenant, id);
+        if (current.revokedAt) throw new AppError('not_found', 'This key was revoked');
+        check?.(current);
+        await audit(tx, current, actor, 'api_key.changed', { fields: Object.keys(change) });
+        return apiKeySql.change(tx, { ...current, ...change } as ApiKey);
       });
-      return write(tenant, id, actor, changed);
+      return afterWrite(changed, { tenant, requestId: actor.requestId, apiKeys: [id] });
     },
 
-    /** Final, and the same when it is repeated. `check` throws when the actor may not end this key. */
-    async revoke(
-      tenant: string,
-      id: string,
-      actor: Actor,
-      check?: (current: ApiKey) => void,
-    ): Promise<Written<void>> {
+    /** Final, and the same when it is repeated. */
+    async revoke(tenant: string, id: string, actor: Actor, check?: Check): Promise<Written<void>> {
       const revoked = db.transaction(async (tx) => {
-        const current = await apiKeySql.lock(tx, tenant, id);
-        if (!current) throw new AppError('not_found', 'There is no such key');
+        const current = await lock(tx, tenant, id);
         check?.(current);
-        if (await apiKeySql.revoke(tx, tenant, id)) await audit(tx, tenant, id, actor, 'api_key.revoked', {});
+        if (current.revokedAt) return;
+        await apiKeySql.revoke(tx, tenant, id);
+        await audit(tx, current, actor, 'api_key.revoked', {});
       });
-      return write(tenant, id, actor, revoked);
+      return afterWrite(revoked, { tenant, requestId: actor.requestId, apiKeys: [id] });
     },
   };
 }
 
 function audit(
   tx: Tx,
-  tenant: string,
-  id: string,
+  { tenant, id }: ApiKey,
   actor: Actor,
   action: string,
   detail: NewAuditEvent['detail'],

@@ -20,7 +20,7 @@ export type AuthResult =
   | { principal: Principal }
   /** `key` if the token was valid once: it is revoked or expired. */
   | {
-      refused: Exclude<AuthFailure, 'missing' | 'scope' | 'limited'>;
+      refused: Exclude<AuthFailure, 'scope' | 'limited'>;
       key?: Pick<Principal, 'keyId' | 'tenant'>;
     };
 

@@ -21,7 +21,7 @@ declare module 'fastify' {
   }
 }
 
-export interface AuthOptions {
+interface AuthOptions {
   keys: ApiKeyCache;
   usage: KeyUsage;
   auditQueue: AuditQueue;
@@ -32,18 +32,12 @@ export interface AuthOptions {
   anonymous: Principal | undefined;
 }
 
-/** A request without a key that could be looked up. */
-interface Unread {
-  refused: 'missing' | 'malformed';
-  key?: undefined;
-}
-
 const MINUTE_MS = 60_000;
 const REMEMBERED_ADDRESSES = 50_000;
 const OVERLOAD_RETRY_SECONDS = 2;
 
 /**
- * API keys: deny by default. A hot key is answered from memory and synchronously. Any other key is looked up in
+ * API keys: deny by default. A hot key is checked in memory and synchronously. Any other key is looked up in
  * Postgres; behind an address that has failed too often that takes longer, and a bad key is 429 instead of 401.
  */
 export const auth = fp<AuthOptions>(
@@ -73,52 +67,58 @@ export const auth = fp<AuthOptions>(
       // What a key can read belongs in no shared cache; a route that knows better says so itself.
       reply.header('cache-control', 'no-store');
       const token = presentedKey(request);
-      if (token === undefined && anonymous) return admit(anonymous);
-      if (typeof token !== 'string') return judge({ refused: token === undefined ? 'missing' : 'malformed' });
-      const verdict = keys.peek(token);
-      if (verdict) return judge(verdict);
-      // No guess of a stranger: the key was good before, or is being looked up already.
-      if (keys.recognizes(token)) return void keys.find(token).then(judge, done);
-      attempts.lookUp(request, () => keys.find(token)).then(judge, done);
-
-      function judge(found: AuthResult | Unread | undefined): void {
-        if (!found) return turnAway();
-        if ('principal' in found) return admit(found.principal);
-        auditQueue.deny(describeRefused(request, found));
-        if (found.refused === 'revoked') metrics.revokedKeyAttempts.inc();
-        attempts.fail(request).then((waitSeconds) => {
-          if (waitSeconds > 0) limited(waitSeconds);
-          else fail(unauthorized(), found.refused);
-        }, done);
-      }
-
-      function turnAway(): void {
-        attempts.waitSeconds(request).then((waitSeconds) => {
-          if (waitSeconds > 0) limited(waitSeconds);
-          else done(overloaded());
-        }, done);
-      }
-
-      function admit(principal: Principal): void {
-        request.principal = principal;
-        if (principal !== anonymous) usage.mark(principal.keyId);
-        const { scope } = request.routeOptions.config;
-        if (scope !== undefined && !hasScope(principal, scope)) {
-          return fail(new AppError('forbidden', `This key lacks the scope ${scope}`), 'scope');
-        }
-        done();
-      }
-
-      function limited(waitSeconds: number): void {
-        metrics.rateLimitHits.inc({ limit: 'ip' });
-        fail(tooManyAttempts(waitSeconds), 'limited');
-      }
-
-      function fail(error: AppError, reason: AuthFailure): void {
-        metrics.authFailures.inc({ reason });
-        done(error);
-      }
+      if (token === undefined && anonymous) return done(admit(request, anonymous));
+      const known = typeof token === 'string' ? keys.peek(token) : undefined;
+      if (known && 'principal' in known) done(admit(request, known.principal));
+      else authenticate(request, token, known).then(done, done);
     });
+
+    async function authenticate(
+      request: FastifyRequest,
+      token: string | null | undefined,
+      known: AuthResult | undefined,
+    ): Promise<AppError | undefined> {
+      const result = known ?? (await lookUp(request, token));
+      if (!result) {
+        const waitSeconds = await attempts.waitSeconds(request);
+        return waitSeconds > 0 ? tooManyAttempts(waitSeconds) : overloaded();
+      }
+      if ('principal' in result) return admit(request, result.principal);
+      auditQueue.deny(describeRefused(request, result));
+      if (result.refused === 'revoked') metrics.revokedKeyAttempts.inc();
+      const waitSeconds = await attempts.fail(request);
+      return waitSeconds > 0 ? tooManyAttempts(waitSeconds) : fail(unauthorized(), result.refused);
+    }
+
+    async function lookUp(
+      request: FastifyRequest,
+      token: string | null | undefined,
+    ): Promise<AuthResult | undefined> {
+      if (typeof token !== 'string') return { refused: token === null ? 'malformed' : 'missing' };
+      // No guess of a stranger: the key was good before, or is being looked up already.
+      if (keys.recognizes(token)) return keys.find(token);
+      return attempts.lookUp(request, () => keys.find(token));
+    }
+
+    /** The error of a key without the scope of the route. */
+    function admit(request: FastifyRequest, principal: Principal): AppError | undefined {
+      request.principal = principal;
+      if (principal !== anonymous) usage.mark(principal.keyId);
+      const { scope } = request.routeOptions.config;
+      if (scope === undefined || hasScope(principal, scope)) return undefined;
+      return fail(new AppError('forbidden', `This key lacks the scope ${scope}`), 'scope');
+    }
+
+    function tooManyAttempts(retryAfterSeconds: number): AppError {
+      metrics.rateLimitHits.inc({ limit: 'ip' });
+      const text = 'Too many failed attempts from this address';
+      return fail(new AppError('rate_limited', text, { retryAfterSeconds }), 'limited');
+    }
+
+    function fail(error: AppError, reason: AuthFailure): AppError {
+      metrics.authFailures.inc({ reason });
+      return error;
+    }
   },
   { name: 'auth' },
 );
@@ -126,7 +126,7 @@ export const auth = fp<AuthOptions>(
 /** A key that was good once belongs to a tenant; who guesses is known by the address alone. */
 function describeRefused(
   { id: requestId, ip }: FastifyRequest,
-  { refused: reason, key }: Extract<AuthResult, { refused: unknown }> | Unread,
+  { refused: reason, key }: Extract<AuthResult, { refused: unknown }>,
 ): Denial {
   const event = { requestId, ip, reason };
   if (key) {
@@ -157,10 +157,6 @@ function unauthorized(): AppError {
       headers: { 'www-authenticate': 'Bearer realm="api"' },
     },
   );
-}
-
-function tooManyAttempts(retryAfterSeconds: number): AppError {
-  return new AppError('rate_limited', 'Too many failed attempts from this address', { retryAfterSeconds });
 }
 
 function overloaded(): AppError {

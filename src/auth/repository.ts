@@ -23,7 +23,9 @@ export type NewApiKey = Pick<
 > & { digest: Buffer };
 
 /** What may change in the life of a key; a field left out stays as it is. */
-export type ApiKeyChange = Partial<Pick<ApiKey, 'name' | 'scopes' | 'limitPerMinute' | 'expiresAt'>>;
+export type ApiKeyChange = {
+  [Field in 'name' | 'scopes' | 'limitPerMinute' | 'expiresAt']?: ApiKey[Field] | undefined;
+};
 
 const COLUMNS = `id, tenant, name, scopes, hint, limit_per_minute as "limitPerMinute",
   ${utcText('created_at')} as "createdAt", ${utcText('expires_at')} as "expiresAt",
@@ -51,22 +53,14 @@ export const apiKeySql = {
   },
 
   async find(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_find',
-      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2`,
-      values: [tenant, id],
-    });
-    return rows[0];
+    const text = `select ${COLUMNS} from api_key where tenant = $1 and id = $2`;
+    return (await tx.query<ApiKey>({ name: 'api_key_find', text, values: [tenant, id] }))[0];
   },
 
   /** As `find`, and nobody else changes the key before this transaction ends. */
   async lock(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_lock',
-      text: `select ${COLUMNS} from api_key where tenant = $1 and id = $2 for update`,
-      values: [tenant, id],
-    });
-    return rows[0];
+    const text = `select ${COLUMNS} from api_key where tenant = $1 and id = $2 for update`;
+    return (await tx.query<ApiKey>({ name: 'api_key_lock', text, values: [tenant, id] }))[0];
   },
 
   /**
@@ -99,69 +93,39 @@ export const apiKeySql = {
 
   /** Undefined when a key of this id exists already. */
   async insert(tx: Tx, key: NewApiKey): Promise<ApiKey | undefined> {
+    const { id, tenant, name, scopes, digest, hint, limitPerMinute, expiresAt } = key;
     const rows = await tx.query<ApiKey>({
       name: 'api_key_insert',
       text: `insert into api_key (id, tenant, name, scopes, digest, hint, limit_per_minute, expires_at)
         values ($1, $2, $3, $4, $5, $6, $7, $8)
         on conflict (id) do nothing
         returning ${COLUMNS}`,
-      values: [
-        key.id,
-        key.tenant,
-        key.name,
-        key.scopes,
-        key.digest,
-        key.hint,
-        key.limitPerMinute,
-        key.expiresAt,
-      ],
+      values: [id, tenant, name, scopes, digest, hint, limitPerMinute, expiresAt],
     });
     return rows[0];
   },
 
-  /** Undefined when there is no such key or it was revoked: revocation is final. */
-  async change(tx: Tx, tenant: string, id: string, change: ApiKeyChange): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
+  /** Of a key that this transaction has locked. */
+  async change(tx: Tx, key: ApiKey): Promise<ApiKey> {
+    const { id, tenant, name, scopes, limitPerMinute, expiresAt } = key;
+    const [changed] = await tx.query<ApiKey>({
       name: 'api_key_change',
-      text: `update api_key set
-          name = case when $3 then $4 else name end,
-          scopes = case when $5 then $6 else scopes end,
-          limit_per_minute = case when $7 then $8 else limit_per_minute end,
-          expires_at = case when $9 then $10 else expires_at end
-        where tenant = $1 and id = $2 and revoked_at is null
+      text: `update api_key set name = $3, scopes = $4, limit_per_minute = $5, expires_at = $6
+        where tenant = $1 and id = $2
         returning ${COLUMNS}`,
-      values: [
-        tenant,
-        id,
-        ...(['name', 'scopes', 'limitPerMinute', 'expiresAt'] as const).flatMap((field) => [
-          field in change,
-          change[field] ?? null,
-        ]),
-      ],
+      values: [tenant, id, name, scopes, limitPerMinute, expiresAt],
     });
-    return rows[0];
+    return changed as ApiKey;
   },
 
-  /** Revokes now; undefined when there is no such key or it was revoked before. */
-  async revoke(tx: Tx, tenant: string, id: string): Promise<ApiKey | undefined> {
-    const rows = await tx.query<ApiKey>({
-      name: 'api_key_revoke',
-      text: `update api_key set revoked_at = now()
-        where tenant = $1 and id = $2 and revoked_at is null
-        returning ${COLUMNS}`,
-      values: [tenant, id],
-    });
-    return rows[0];
+  /** Of a key that this transaction has locked. */
+  async revoke(tx: Tx, tenant: string, id: string): Promise<void> {
+    const text = 'update api_key set revoked_at = now() where tenant = $1 and id = $2';
+    await tx.query({ name: 'api_key_revoke', text, values: [tenant, id] });
   },
 
   /** Ends the old key of a rotation: after the overlap, never later than its own expiry, at once for 0. */
-  async retire(
-    tx: Tx,
-    tenant: string,
-    id: string,
-    replacedBy: string,
-    overlapSeconds: number,
-  ): Promise<void> {
+  async retire(tx: Tx, old: ApiKey, replacedBy: string, overlapSeconds: number): Promise<void> {
     await tx.query({
       name: 'api_key_retire',
       text: `update api_key set
@@ -170,7 +134,7 @@ export const apiKeySql = {
           expires_at = case when $4 = 0 then expires_at
             else least(coalesce(expires_at, 'infinity'), now() + make_interval(secs => $4)) end
         where tenant = $1 and id = $2`,
-      values: [tenant, id, replacedBy, overlapSeconds],
+      values: [old.tenant, old.id, replacedBy, overlapSeconds],
     });
   },
 };

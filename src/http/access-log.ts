@@ -12,7 +12,7 @@ declare module 'fastify' {
      * For probes and the pages of the documentation: not logged, which would drown everything else, and
      * answered over plain HTTP and whatever `Accept` says.
      */
-    quiet?: boolean;
+    skipLogging?: boolean;
   }
 }
 
@@ -65,7 +65,7 @@ export const accessLog = fp<{ record: RecordRequest; metrics: Metrics; lifecycle
         route,
         status: reply.raw.writableEnded || timedOut ? reply.statusCode : CLIENT_CLOSED_REQUEST,
         durationMs,
-        quiet: config.quiet ?? false,
+        skipLogging: config.skipLogging ?? false,
       });
     }
   },
@@ -100,7 +100,7 @@ export type RecordRequest = (request: {
   route: string;
   status: number;
   durationMs: number;
-  quiet: boolean;
+  skipLogging: boolean;
 }) => void;
 
 /** The log line and the count of one completed request, whoever responded. */
@@ -113,10 +113,10 @@ export function createRequestRecord(options: {
   // These fields are all our own: nothing to redact, and looking for it costs more than the rest of the line.
   const log = options.log.child({}, { redact: [] });
 
-  return ({ requestId, traceId, principal, method: sent, route, status, durationMs, quiet }) => {
+  return ({ requestId, traceId, principal, method: sent, route, status, durationMs, skipLogging }) => {
     const method = methodLabel(sent);
     metrics.requests.inc({ method, route, status });
-    if (quiet) return;
+    if (skipLogging) return;
     const line = {
       request_id: requestId,
       trace_id: traceId,

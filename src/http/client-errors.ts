@@ -113,7 +113,15 @@ function record(
   status: number,
   traceId?: string,
 ): void {
-  options.record({ requestId, traceId, method, route: 'unmatched', status, durationMs: 0, quiet: false });
+  options.record({
+    requestId,
+    traceId,
+    method,
+    route: 'unmatched',
+    status,
+    durationMs: 0,
+    skipLogging: false,
+  });
 }
 
 function fromParser(thrown: SocketError): AppError {

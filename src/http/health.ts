@@ -23,7 +23,7 @@ const REMEMBERED_MS = 1_500;
 const OK = 200;
 const NOT_READY = 503;
 
-const parts = {
+const PARTS = {
   database: z.enum(['connected', 'disconnected']),
   redis: z.enum(REDIS_STATES),
 };
@@ -38,17 +38,17 @@ const SERVING = probe('getServing', 'Whether a load balancer should send request
 });
 
 const READY = probe('getReadiness', 'Whether everything is there that requests need', {
-  [OK]: z.object({ status: z.enum(['ok', 'degraded']), ...parts }),
+  [OK]: z.object({ status: z.enum(['ok', 'degraded']), ...PARTS }),
   [NOT_READY]: z.object({
     status: z.enum(['draining', 'unavailable']),
-    database: parts.database.optional(),
+    database: PARTS.database.optional(),
   }),
 });
 
 const Health = z
   .object({
     status: z.enum(['healthy', 'degraded', 'draining', 'unhealthy']),
-    ...parts,
+    ...PARTS,
     version: z.string(),
     timestamp: z.iso.datetime(),
   })
@@ -106,8 +106,8 @@ export const health = fp<HealthOptions>(
     app.get('/health', HEALTH, async (_request, reply) => {
       const parts = { database: await database(), redis: redisState() };
       const isUp = parts.database === 'connected';
-      const health = !isUp ? 'unhealthy' : isDegraded(parts.redis) ? 'degraded' : 'healthy';
-      const status = lifecycle.draining ? 'draining' : health;
+      const own = !isUp ? 'unhealthy' : isDegraded(parts.redis) ? 'degraded' : 'healthy';
+      const status = lifecycle.draining ? 'draining' : own;
       return send(reply, isUp, { status, ...parts, version, timestamp: new Date().toISOString() });
     });
   },
@@ -127,5 +127,5 @@ function send(reply: FastifyReply, isOk: boolean, body: object): FastifyReply {
 
 /** Asked by machines every few seconds: no key, no limit, no log line. */
 function probe(operationId: string, summary: string, response: Record<number, z.ZodType>) {
-  return { config: { quiet: true }, schema: { tags: ['health'], operationId, summary, response } };
+  return { config: { skipLogging: true }, schema: { tags: ['health'], operationId, summary, response } };
 }

@@ -52,7 +52,7 @@ export function failuresOf({ method, config, schema = {} }: RouteOptions): Error
   const takes = (part: unknown, name: string) => part instanceof z.ZodObject && name in part.shape;
   return [
     ...when(true, 'bad_request', 'request_timeout', 'headers_too_large', 'internal'),
-    ...when(!config?.quiet, 'https_required', 'not_acceptable', 'unsupported_media_type', 'timeout'),
+    ...when(!config?.skipLogging, 'https_required', 'not_acceptable', 'unsupported_media_type', 'timeout'),
     ...when(config?.scope, 'unauthorized', 'forbidden', 'rate_limited', 'unavailable', 'overloaded'),
     ...when(params, 'not_found', 'uri_too_long'),
     // A well-formed cursor that is not from the list.

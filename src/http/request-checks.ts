@@ -69,7 +69,7 @@ function checkRequest(request: FastifyRequest, enforceHttps: boolean): AppError 
   }
   const objection = checkManner(request, enforceHttps);
   // Probes are not asked how they came or what they like to read.
-  return objection && !request.routeOptions.config.quiet ? objection : undefined;
+  return objection && !request.routeOptions.config.skipLogging ? objection : undefined;
 }
 
 function checkManner(request: FastifyRequest, enforceHttps: boolean): AppError | undefined {

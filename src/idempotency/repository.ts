@@ -162,8 +162,8 @@ async function find(
 /** Takes the place of an expired record that was not purged yet. */
 async function insert(
   tx: Tx,
-  request: IdempotentRequest,
-  answer: StoredRow,
+  { tenant, key, fingerprint }: IdempotentRequest,
+  { status, headers, body }: StoredRow,
   ttlSeconds: number,
 ): Promise<void> {
   await tx.query({
@@ -173,14 +173,6 @@ async function insert(
       on conflict (tenant, key) do update set
         fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
         body = excluded.body, created_at = excluded.created_at, expires_at = excluded.expires_at`,
-    values: [
-      request.tenant,
-      request.key,
-      request.fingerprint,
-      answer.status,
-      JSON.stringify(answer.headers),
-      answer.body,
-      ttlSeconds,
-    ],
+    values: [tenant, key, fingerprint, status, JSON.stringify(headers), body, ttlSeconds],
   });
 }

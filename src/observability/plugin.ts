@@ -1,37 +1,80 @@
-import type { FastifyRequest } from 'fastify';
+import {
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  context,
+  createTraceState,
+  trace,
+  type Context,
+  type Tracer,
+} from '@opentelemetry/api';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { CLIENT_CLOSED_REQUEST } from './metrics.ts';
-import type { RequestSpan, Tracing } from './tracing.ts';
+import type { TraceContext } from './trace-context.ts';
+
+/** Of RFC 9110 and 5789; any other is named _OTHER, for a client can make it up. */
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
+/** Of a server's span only its own failures are errors. */
+const FAILED = 500;
 
 /** A span for each request, and all that its hooks and its handler call is part of it. Not for probes. */
-export const traceRequests = fp<{ tracing: Tracing }>(
-  async (app, { tracing }) => {
-    const spans = new WeakMap<FastifyRequest, RequestSpan>();
+export function createTraceRequests(tracer: Tracer) {
+  async function traceRequests(app: FastifyInstance): Promise<void> {
+    const contexts = new WeakMap<FastifyRequest, Context>();
 
     app.addHook('onRequest', (request, reply, done) => {
-      const { url: route, config } = request.routeOptions;
-      if (config.quiet) return done();
-      const isContinued = request.raw.trace !== undefined;
-      const span = tracing.startRequest(request.raw, {
-        method: request.method,
-        scheme: request.protocol,
-        route,
-      });
-      spans.set(request, span);
+      if (request.routeOptions.config.skipLogging) return done();
+      const parent = request.raw.trace;
+      const span = tracer.startSpan(...describeRequest(request), toContext(parent));
+      const { traceId, spanId, traceFlags } = span.spanContext();
+      request.raw.trace = { ...parent, traceId, spanId, flags: traceFlags };
       // The log of the request was made before, with the trace that the request came with.
-      if (!isContinued) request.log = reply.log = request.log.child({ trace_id: request.raw.trace?.traceId });
-      reply.raw.once('close', () =>
-        span.end(reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST),
-      );
-      span.run(done);
+      if (!parent) request.log = reply.log = request.log.child({ trace_id: traceId });
+      reply.raw.once('close', () => {
+        const status = reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST;
+        span.setAttribute('http.response.status_code', status);
+        if (status >= FAILED) {
+          span.setAttribute('error.type', String(status)).setStatus({ code: SpanStatusCode.ERROR });
+        }
+        span.end();
+      });
+      const inside = trace.setSpan(ROOT_CONTEXT, span);
+      contexts.set(request, inside);
+      context.with(inside, done);
     });
 
     // A body arrives by the parser's events, which know nothing of the request's context.
     app.addHook('preValidation', (request, _reply, done) => {
-      const span = spans.get(request);
-      if (span) span.run(done);
+      const inside = contexts.get(request);
+      if (inside) context.with(inside, done);
       else done();
     });
-  },
-  { name: 'trace-requests' },
-);
+  }
+  return fp(traceRequests, { name: 'trace-requests' });
+}
+
+/** The name and the attributes of its span. */
+function describeRequest({ method, protocol, routeOptions }: FastifyRequest) {
+  const route = routeOptions.url;
+  const isKnown = METHODS.has(method);
+  const attributes = {
+    'http.request.method': isKnown ? method : '_OTHER',
+    'url.scheme': protocol,
+    ...(route !== undefined && { 'http.route': route }),
+  };
+  const name = [isKnown ? method : 'HTTP', route].filter(Boolean).join(' ');
+  return [name, { kind: SpanKind.SERVER, attributes }] as const;
+}
+
+function toContext(parent: TraceContext | undefined): Context {
+  if (!parent) return ROOT_CONTEXT;
+  const { traceId, spanId, flags: traceFlags, state } = parent;
+  return trace.setSpanContext(ROOT_CONTEXT, {
+    traceId,
+    spanId,
+    traceFlags,
+    isRemote: true,
+    ...(state !== undefined && { traceState: createTraceState(state) }),
+  });
+}

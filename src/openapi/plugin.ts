@@ -32,7 +32,7 @@ export const openApi = fp<{ title: string; version: string }>(
     app.addHook('onRoute', (route) => {
       if (route.method !== 'HEAD' && !route.schema?.hide) routes.push(route);
     });
-    const hidden = { config: { quiet: true }, schema: { hide: true } };
+    const hidden = { config: { skipLogging: true }, schema: { hide: true } };
     const write = () => JSON.stringify(describeApi(routes, info));
     app.get('/openapi.json', hidden, sendFile(['application/json; charset=utf-8', write]));
 

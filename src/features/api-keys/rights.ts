@@ -1,15 +1,12 @@
 import { AppError } from '../../errors.ts';
-import type { ApiKey } from '../../auth/repository.ts';
+import type { ApiKeyChange } from '../../auth/repository.ts';
 import { hasScope, type Principal } from '../../auth/key-check.ts';
-
-/** What a key is allowed to, how much of it and for how long. */
-type Rights = Pick<ApiKey, 'scopes' | 'limitPerMinute' | 'expiresAt'>;
 
 /**
  * Throws unless the caller's own key has all that the other key has or is to get. Every act on a key asks it:
  * otherwise the right to make keys would be the right to everything.
  */
-export function refuseMoreThanOwn(own: Principal, defaultLimit: number, other: Partial<Rights>): void {
+export function refuseMoreThanOwn(own: Principal, defaultLimit: number, other: ApiKeyChange): void {
   const excess: string[] = [];
   const missing = (other.scopes ?? []).filter((scope) => !hasScope(own, scope));
   if (missing.length > 0) excess.push(`lacks ${missing.join(', ')}`);

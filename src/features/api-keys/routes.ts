@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../auth/administration.ts';
-import { apiKeySql, type ApiKey } from '../../auth/repository.ts';
+import { apiKeySql, type ApiKey, type ApiKeyChange } from '../../auth/repository.ts';
 import type { Cursors } from '../../http/resource/cursor.ts';
 import { callerOf } from '../../auth/caller.ts';
 import { IfMatchHeader, requireIfMatch } from '../../http/resource/etag.ts';
@@ -31,7 +31,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
   const { db, admin, idempotency, defaultLimit } = options;
   const pages = options.cursors.of('api-keys', schema.KEY_ID);
   const app = scope.withTypeProvider<ZodProvider>();
-  const refuseMore = (request: FastifyRequest, other: Parameters<typeof refuseMoreThanOwn>[2]) =>
+  const refuseMore = (request: FastifyRequest, other: ApiKeyChange) =>
     refuseMoreThanOwn(callerOf(request).principal, defaultLimit, other);
 
   app.post(
@@ -116,8 +116,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
     },
     async (request, reply) => {
       const isKnown = requireIfMatch(request.headers['if-match']);
-      const change = withoutUndefined(request.body);
-      refuseMore(request, change);
+      refuseMore(request, request.body);
       const check = (current: ApiKey) => {
         refuseMore(request, current);
         if (isKnown(etagOf(current))) return;
@@ -125,7 +124,7 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
       };
       const { tenant } = callerOf(request);
       const { id } = request.params;
-      const { result, everywhere } = await admin.change(tenant, id, change, actorOf(request), check);
+      const { result, everywhere } = await admin.change(tenant, id, request.body, actorOf(request), check);
       tellPropagation(reply, everywhere).header('etag', etagOf(result));
       return result;
     },
@@ -184,15 +183,6 @@ export async function apiKeys(scope: FastifyInstance, options: ApiKeyRoutesOptio
   auditRoutes(scope, options);
 }
 
-function withoutUndefined<T extends object>(value: T) {
-  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as {
-    [K in keyof T]: Exclude<T[K], undefined>;
-  };
-}
-
-function sendIssued<R extends FastifyReply>(reply: R, { headers, body }: StoredResponse) {
-  return reply
-    .code(201)
-    .headers(headers)
-    .send(body as schema.IssuedApiKey);
+function sendIssued(reply: FastifyReply, { headers, body }: StoredResponse): FastifyReply {
+  return reply.code(201).headers(headers).send(body);
 }

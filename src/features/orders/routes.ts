@@ -45,7 +45,7 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       },
     },
     async (request, reply) => {
-      const { headers, body } = await service.create(callerOf(request), request.body, (create) =>
+      const response = await service.create(callerOf(request), request.body, (create) =>
         idempotency.run(request.idempotency, async (tx) => {
           const order = await create(tx);
           const headers = { location: `/v1/orders/${order.id}`, etag: versionEtag(order.version) };
@@ -54,8 +54,8 @@ export async function orders(scope: FastifyInstance, options: OrderRoutesOptions
       );
       return reply
         .code(201)
-        .headers(headers)
-        .send(body as schema.Order);
+        .headers(response.headers)
+        .send(response.body as schema.Order);
     },
   );
 
