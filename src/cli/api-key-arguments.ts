@@ -7,7 +7,7 @@ export const USAGE = `Usage: npm run api-key -- COMMAND   (in the image: node di
          [--expires 2030-01-31T00:00:00Z]
   list   [--tenant NAME]                  what is known of the keys
   rotate ID [--overlap SECONDS]           a new key with the same rights; the old one ends after SECONDS (0)
-  revoke ID                               end a key for ever, on every process
+  revoke ID                               end a key, on every process
 
   --json prints one JSON object. Reads the same variables as the service (DATABASE_URL, API_KEY_SECRET, …).`;
 
@@ -28,7 +28,7 @@ export function parseArguments(args: string[]) {
   try {
     return parseArgs({ args, allowPositionals: true, options });
   } catch (error) {
-    // Node goes on with advice that concerns nobody here.
+    // Node's second sentence explains how to write operands that begin with a dash. None does here.
     const [reason] = (error as Error).message.split('. ');
     throw new Error(`${reason}\n\n${USAGE}`, { cause: error });
   }

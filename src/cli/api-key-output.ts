@@ -1,5 +1,6 @@
 import type { IssuedApiKey } from '../auth/administration.ts';
 import type { ApiKey } from '../auth/repository.ts';
+import { formatTable } from './table.ts';
 
 export function describeIssued({ key, token }: IssuedApiKey): string {
   return `API key: ${token}
@@ -7,11 +8,6 @@ Id: ${key.id}, tenant: ${key.tenant}, scopes: ${key.scopes.join(',')}
 Keep it now: it is stored as a digest only and cannot be shown again.`;
 }
 
-export function toJson({ key, token }: IssuedApiKey): string {
-  return JSON.stringify({ ...key, token });
-}
-
-/** A table for a terminal. */
 export function describeList(keys: ApiKey[]): string {
   if (keys.length === 0) return 'No keys.';
   const rows = keys.map((key) => [
@@ -24,17 +20,7 @@ export function describeList(keys: ApiKey[]): string {
     key.scopes.join(','),
     key.name,
   ]);
-  const table = [['ID', 'TENANT', 'STATE', 'ENDS IN', 'LIMIT', 'LAST USED', 'SCOPES', 'NAME'], ...rows];
-  const widths =
-    table[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? [];
-  return table
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
+  return formatTable([['ID', 'TENANT', 'STATE', 'ENDS IN', 'LIMIT', 'LAST USED', 'SCOPES', 'NAME'], ...rows]);
 }
 
 function stateOf({ revokedAt, expiresAt, replacedBy }: ApiKey): string {

@@ -4,15 +4,14 @@ import { AppError } from '../errors.ts';
 import { createMetrics } from '../observability/metrics.ts';
 import { createAfterWrite } from '../cache/after-write.ts';
 import { createApiKeyAdmin, type ApiKeyAdmin, type IssuedApiKey } from '../auth/administration.ts';
-import { apiKeySql, type StoredKey } from '../auth/repository.ts';
+import { apiKeySql } from '../auth/repository.ts';
 import { createKeyPublisher } from '../auth/invalidation.ts';
 import { openPostgres, type Db } from '../postgres/postgres.ts';
 import { openRedis } from '../redis/redis.ts';
 import { USAGE, parseArguments, wantedKey, wholeNumber } from './api-key-arguments.ts';
-import { describeIssued, describeList, toJson } from './api-key-output.ts';
+import { describeIssued, describeList } from './api-key-output.ts';
 import { commandEnvironment, isEntry } from './environment.ts';
 
-const COMMANDS = ['create', 'list', 'rotate', 'revoke'];
 const ACTOR = { actor: 'command:api-key', requestId: null, ip: null };
 const REDIS_WAIT_MS = 1_000;
 
@@ -21,55 +20,43 @@ export async function runApiKey(args: string[], env: NodeJS.ProcessEnv): Promise
   const { positionals, values } = parseArguments(args);
   const [command, ...operands] = positionals;
   if (values.help || command === undefined) return USAGE;
+  const takesId = command === 'rotate' || command === 'revoke';
+  if (!takesId && command !== 'create' && command !== 'list')
+    throw new Error(`Unknown command "${command}"\n\n${USAGE}`);
+  const excess = operands.slice(takesId ? 1 : 0);
+  if (excess.length > 0) throw new Error(`Too many arguments: ${excess.join(' ')}\n\n${USAGE}`);
   const [id] = operands;
-  const excess = operands.slice(command === 'rotate' || command === 'revoke' ? 1 : 0);
-  if (COMMANDS.includes(command) && excess.length > 0)
-    throw new Error(`Too many arguments: ${excess.join(' ')}\n\n${USAGE}`);
-  const needId = (): string => {
-    if (id === undefined) throw new Error(`${command} needs the id of a key (see: list)`);
-    return id;
-  };
-  const print = (issued: IssuedApiKey) => (values.json ? toJson(issued) : describeIssued(issued));
 
-  switch (command) {
-    case 'create': {
-      const wanted = wantedKey(values);
-      return withAdmin(env, async ({ admin }) => print(await admin.create(wanted, ACTOR)));
-    }
-    case 'list':
-      return withAdmin(env, async ({ db }) => {
-        const keys = await apiKeySql.listForPeople(db, values.tenant);
-        return values.json ? JSON.stringify(keys) : describeList(keys);
-      });
-    case 'rotate': {
-      const overlapSeconds = wholeNumber('--overlap', values.overlap ?? '0', 0, 30 * 86_400);
-      return withAdmin(env, async ({ admin, db }) => {
-        const { tenant } = await known(db, needId());
-        const { result, everywhere } = await admin.rotate(tenant, needId(), overlapSeconds, ACTOR);
-        warnUnless(everywhere);
-        return print(result);
-      });
-    }
-    case 'revoke':
-      return withAdmin(env, async ({ admin, db }) => {
-        const { tenant } = await known(db, needId());
-        warnUnless((await admin.revoke(tenant, needId(), ACTOR)).everywhere);
-        return values.json ? JSON.stringify({ id, revoked: true }) : `Revoked: ${id}`;
-      });
-    default:
-      throw new Error(`Unknown command "${command}"\n\n${USAGE}`);
+  if (command === 'list') {
+    return withAdmin(env, async ({ db }) => {
+      const keys = await apiKeySql.listForPeople(db, values.tenant);
+      return values.json ? JSON.stringify(keys) : describeList(keys);
+    });
   }
-}
-
-async function known(db: Db, id: string): Promise<StoredKey> {
-  const [key] = await apiKeySql.findStored(db, [id]);
-  if (!key) throw new Error(`There is no key with the id ${id} (see: list)`);
-  return key;
+  const print = ({ key, token }: IssuedApiKey) =>
+    values.json ? JSON.stringify({ ...key, token }) : describeIssued({ key, token });
+  if (command === 'create') {
+    const wanted = wantedKey(values);
+    return withAdmin(env, async ({ admin }) => print(await admin.create(wanted, ACTOR)));
+  }
+  if (id === undefined) throw new Error(`${command} needs the id of a key (see: list)`);
+  const overlapSeconds = wholeNumber('--overlap', values.overlap ?? '0', 0, 30 * 86_400);
+  return withAdmin(env, async ({ admin, db }) => {
+    const [known] = await apiKeySql.findStored(db, [id]);
+    if (!known) throw new Error(`There is no key with the id ${id} (see: list)`);
+    if (command === 'rotate') {
+      const { result, everywhere } = await admin.rotate(known.tenant, id, overlapSeconds, ACTOR);
+      warnUnless(everywhere);
+      return print(result);
+    }
+    warnUnless((await admin.revoke(known.tenant, id, ACTOR)).everywhere);
+    return values.json ? JSON.stringify({ id, revoked: true }) : `Revoked: ${id}`;
+  });
 }
 
 function warnUnless(everywhere: boolean): void {
   if (!everywhere)
-    console.error('Not every running process could be told of it; each learns it within 5 seconds.');
+    console.error('Not every running process could be informed; each learns it within 5 seconds.');
 }
 
 async function withAdmin<T>(
@@ -84,7 +71,7 @@ async function withAdmin<T>(
     { ...primary, poolMax: 1, applicationName: 'hardpoint-api-key' },
     { ...deps, target: 'primary' },
   );
-  const announce = (ids: string[]) => tellProcesses(config, deps, ids);
+  const announce = (ids: string[]) => informProcesses(config, deps, ids);
   const afterWrite = createAfterWrite({ announce, log: deps.log });
   try {
     return await work({ admin: createApiKeyAdmin(db, { ...config.auth, afterWrite }), db });
@@ -94,7 +81,7 @@ async function withAdmin<T>(
 }
 
 /** Resolves to whether all that run know it by now. */
-async function tellProcesses(
+async function informProcesses(
   { redis: { url, commandTimeoutMs }, auth: { keyEnvironment: environment } }: Config,
   deps: Parameters<typeof openRedis>[1],
   ids: string[],

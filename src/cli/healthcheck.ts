@@ -15,7 +15,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<void> {
   const host = everywhere ? '127.0.0.1' : given.includes(':') ? `[${given}]` : given;
   const url = `http://${host}:${port || '8000'}/health/serving`;
   const { status } = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS) });
-  if (status !== 200) throw new Error(`${url} answered ${status}`);
+  if (status !== 200) throw new Error(`${url} responded ${status}`);
 }
 
 if (isEntry(import.meta.url)) {

@@ -8,14 +8,9 @@ import {
   readMigrationFiles,
   type MigrationFile,
 } from '../migrations/files.ts';
-import {
-  applyPending,
-  readMigrationRows,
-  revertNewest,
-  waitUntilApplied,
-  type MigrationRow,
-} from '../migrations/migrations.ts';
+import { applyPending, readMigrationRows, revertNewest, waitUntilApplied } from '../migrations/migrations.ts';
 import { commandEnvironment, isEntry } from './environment.ts';
+import { formatTable } from './table.ts';
 
 const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
 
@@ -27,7 +22,7 @@ const USAGE = `Usage: npm run migrate -- COMMAND [--wait SECONDS]
 
 The database is DATABASE_MIGRATION_URL or else DATABASE_URL (or the file named by either with _FILE),
 reached directly: a PgBouncer in transaction mode loses the migration lock.
---wait: how long a server may take to start, and others to apply; 30 seconds unless told.`;
+--wait: how long a server may take to start, and others to apply; 30 seconds by default.`;
 
 export interface MigrateOptions {
   databaseUrl: string;
@@ -99,7 +94,10 @@ async function execute(
       return 'Everything is applied.';
     case 'status': {
       const migrations = await withDatabase(target(err), readMigrationRows);
-      return values.json ? JSON.stringify({ migrations }, null, 2) : table(migrations);
+      if (values.json) return JSON.stringify({ migrations }, null, 2);
+      return formatTable(
+        migrations.map(({ name, state, appliedAt }) => [name, state, appliedAt?.toISOString() ?? '-']),
+      );
     }
     case 'new':
       if (argument !== undefined) return createMigrationFile(folder, argument);
@@ -123,15 +121,6 @@ async function withDatabase<T>(
 function wholeNumber(name: string, value: string): number {
   if (!/^\d{1,4}$/.test(value)) throw new Error(`${name} takes a whole number, not "${value}".`);
   return Number(value);
-}
-
-function table(rows: MigrationRow[]): string {
-  const width = Math.max(0, ...rows.map((row) => row.name.length));
-  const lines = rows.map(
-    ({ name, state, appliedAt }) =>
-      `${name.padEnd(width)}  ${state.padEnd(12)}  ${appliedAt?.toISOString() ?? '-'}`,
-  );
-  return lines.join('\n');
 }
 
 if (isEntry(import.meta.url)) {

@@ -40,7 +40,7 @@ export async function readSamples(urls: URL[]): Promise<Map<string, Sample>> {
 async function readSample(base: string): Promise<Sample> {
   const get = async (path: string) => {
     const response = await fetch(base + path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+    if (!response.ok) throw new Error(`${path} responded ${response.status}`);
     return response.text();
   };
   const [metrics, status] = await Promise.all([get('/metrics'), get('/internal/status')]);

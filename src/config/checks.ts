@@ -53,7 +53,7 @@ export function findConflicts(values: PartialValues, env: Env): Problem[] {
   if (postgres.replicaUrl && isFleetWithoutRedis(values)) {
     refuse(
       'REDIS_URL',
-      'is needed with DATABASE_URL_REPLICA and EXPECTED_REPLICAS above 1: processes tell each other by Redis ' +
+      'is needed with DATABASE_URL_REPLICA and EXPECTED_REPLICAS above 1: processes share by Redis ' +
         'which tenant wrote just now, so that its next read goes to the primary',
     );
   }

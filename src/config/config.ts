@@ -15,7 +15,7 @@ export type Config = ReturnType<typeof complete>;
 
 /**
  * Reads and checks the whole configuration. Pure, except that it reads the files of NAME_FILE.
- * The result is frozen; warnings are for the log. Throws a ConfigError that tells every problem.
+ * The result is frozen; warnings are for the log. Throws a ConfigError that lists every problem.
  */
 export function loadConfig(env: Env): { config: Config; warnings: string[] } {
   const problems: Problem[] = [];
@@ -55,7 +55,7 @@ export class ConfigError extends Error {
   }
 }
 
-/** The values of a tree of variables. Those that are refused are missing, and told in `problems`. */
+/** The values of a tree of variables. Those that are refused are missing, and `problems` says why. */
 function readTree(tree: Tree, env: Env, problems: Problem[]): Record<string, unknown> {
   const values: Record<string, unknown> = {};
   for (const [key, part] of Object.entries(tree)) {

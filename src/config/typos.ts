@@ -41,7 +41,7 @@ function isForeign(name: string, value: string): boolean {
   if (/^(QUERY_STRING|REQUEST_(METHOD|URI|SCHEME)|MAX_OLD_SPACE_SIZE)$/.test(name)) return true;
   // NAME_FILE of a variable that is no secret is a problem already.
   if (VARIABLES.has(name.replace(/_FILE$/, ''))) return true;
-  // Kubernetes tells every pod of a Service `redis` REDIS_SERVICE_HOST, REDIS_PORT=tcp://… and the like.
+  // Kubernetes gives every pod of a Service `redis` REDIS_SERVICE_HOST, REDIS_PORT=tcp://… and the like.
   return /_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)/.test(name) || /^(tcp|udp):\/\//.test(value);
 }
 

@@ -1,33 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { Client } from 'pg';
+import { Client, DatabaseError } from 'pg';
 import { withSettings, withSystemCas } from '../postgres/settings.ts';
 
 /** Where progress goes, a line at a time. No line holds a password. */
 export type Say = (line: string) => void;
 
-/** Failures of a server that is starting, restarting, or not yet in the DNS; others do not mend themselves. */
-const STARTING = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EPIPE',
-  'ETIMEDOUT',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  '57P03', // cannot_connect_now: "the database system is starting up"
-  '53300', // too_many_connections
-]);
-
 /**
  * Opens the one connection of a migration run and waits up to `waitSeconds` for a server that is still
- * starting. Throws an Error whose message is one line for a person and holds no password.
+ * starting, or not yet in the DNS. Throws an Error whose message is one line for a person and holds no password.
  */
 export async function openMigrationConnection(
   databaseUrl: string,
   { waitSeconds, say }: { waitSeconds: number; say: Say },
 ): Promise<Client> {
-  let last: { target: string; reason: string; cause: unknown } | undefined;
+  let last: { target: string; reason: string | undefined; cause: unknown } | undefined;
   const client = await repeat({ forMs: waitSeconds * 1000, everyMs: 500 }, async () => {
     const attempt = createClient(databaseUrl);
     const target = `Postgres at ${attempt.host}:${attempt.port}/${attempt.database ?? ''}`;
@@ -36,8 +22,10 @@ export async function openMigrationConnection(
       return attempt;
     } catch (cause) {
       await attempt.end().catch(() => undefined);
-      const reason = describeFailure(cause);
-      if (!isStarting(cause)) throw new Error(`${target} refused: ${reason}`, { cause });
+      // An AggregateError (localhost on IPv4 and IPv6) has a code and no message.
+      const { message, code } = cause as NodeJS.ErrnoException;
+      const reason = message || code;
+      if (!isTemporary(cause)) throw new Error(`${target} refused: ${reason}`, { cause });
       if (!last && waitSeconds > 0) say(`Waiting for ${target}: ${reason}`);
       last = { target, reason, cause };
       return undefined;
@@ -64,7 +52,7 @@ export async function repeat<T>(
 
 function createClient(connectionString: string): Client {
   const client = new Client({
-    // What migrations make without a schema is where the service looks for it.
+    // What migrations make without a schema is where the service expects it.
     connectionString: withSettings(withSystemCas(connectionString)),
     connectionTimeoutMillis: 5000,
     application_name: 'migrate',
@@ -76,14 +64,7 @@ function createClient(connectionString: string): Client {
   return client;
 }
 
-function isStarting(err: unknown): boolean {
-  if (!(err instanceof Error)) return false;
-  const code = 'code' in err ? String(err.code) : '';
-  return STARTING.has(code) || /timeout|terminated unexpectedly/i.test(err.message);
-}
-
-/** An AggregateError (localhost on IPv4 and IPv6) has a code and no message. */
-function describeFailure(err: unknown): string {
-  if (!(err instanceof Error)) return String(err);
-  return err.message || ('code' in err ? String(err.code) : err.name);
+/** Whether waiting can help: Postgres was not reached, or is starting (57P03), or has too many connections (53300). */
+function isTemporary(err: unknown): boolean {
+  return !(err instanceof DatabaseError) || err.code === '57P03' || err.code === '53300';
 }

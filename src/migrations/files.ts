@@ -92,7 +92,7 @@ function cutSection(text: string, start: number, end?: number): MigrationSection
   return { sql, firstLine, transaction: !/^-- \w+ Migration \(no/.test(sql) };
 }
 
-const TEMPLATE = `-- Why this change is needed, for somebody in a hurry.
+const TEMPLATE = `-- Why this change is needed, for a reader in a hurry.
 --
 -- The release before this one runs on the new schema during a rollout: add first, remove one release
 -- later. Lock waits end after 2 s and statements after 60 s; "set local statement_timeout" raises that

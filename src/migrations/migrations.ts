@@ -138,16 +138,16 @@ function refuseUnsafe(rows: MigrationRow[]): void {
 
 /** The lock goes with the connection, so a process that dies leaves none behind. */
 async function takeLock(client: Client, { say, otherMigratorMs = 300_000 }: MigrationOptions): Promise<void> {
-  let told = false;
+  let announced = false;
   const taken = await repeat({ forMs: otherMigratorMs, everyMs: 200 }, async () => {
     // Polled: a waiting statement holds a snapshot, for which "create index concurrently" in the other
-    // process would wait for ever.
+    // process would wait without end.
     const { rows } = await client.query('select from pg_try_advisory_lock($1) as taken where taken', [
       LOCK_ID,
     ]);
     if (rows.length === 1) return true;
-    if (!told) say('Another process is migrating this database: waiting for it.');
-    told = true;
+    if (!announced) say('Another process is migrating this database: waiting for it.');
+    announced = true;
     return undefined;
   });
   if (taken) return;
@@ -199,7 +199,7 @@ async function runMigration(
   { say, lockTimeoutMs = 2000, lockAttempts = 5 }: MigrationOptions,
 ): Promise<void> {
   const { name, checksum, [direction]: section } = file;
-  // Without a transaction: "create index concurrently" and its like, which block nobody. They may wait, and take long.
+  // Without a transaction: "create index concurrently" and its like, which block no query. They may wait, and take long.
   const [lockMs, statementMs] = section.transaction ? [lockTimeoutMs, 60_000] : [0, 3_600_000];
   for (let attempt = 1; ; attempt += 1) {
     const startedAt = performance.now();

@@ -14,7 +14,7 @@ export function createDatabaseCheck(
 ): () => Promise<void> {
   return async () => {
     const applied = await inTime(readAppliedMigrations(checks), TIMEOUT_MS);
-    if (applied === undefined) throw new Error(`Postgres did not answer within ${TIMEOUT_MS} ms`);
+    if (applied === undefined) throw new Error(`Postgres did not respond within ${TIMEOUT_MS} ms`);
     if (!applied.includes(newestMigration)) {
       throw new Error(`the schema lacks migration ${newestMigration}: run "npm run migrate -- up"`);
     }

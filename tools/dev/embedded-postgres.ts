@@ -62,7 +62,7 @@ export async function openEmbeddedPostgres(options: EmbeddedPostgresOptions): Pr
   try {
     return await open(options);
   } catch (cause) {
-    const help = 'Mend that, or set DATABASE_URL to a Postgres of your own.';
+    const help = 'Fix that, or set DATABASE_URL to a Postgres of your own.';
     throw new Error(`The embedded Postgres does not start: ${(cause as Error).message}. ${help}`, { cause });
   }
 }
@@ -114,7 +114,7 @@ async function start(cluster: Cluster, { port: wanted, settings }: EmbeddedPostg
     const lines = Object.entries({ ...SETTINGS, port: String(port), ...settings }).map(
       ([name, value]) => `${name} = '${value.replaceAll("'", "''")}'\n`,
     );
-    // This file is read last, and at each start: what an earlier start was told does not linger.
+    // This file is read last, and at each start: settings of an earlier start do not linger.
     writeOwned(cluster, join('cluster', 'postgresql.auto.conf'), lines.join(''));
     rmSync(log, { force: true });
     try {

@@ -24,7 +24,7 @@ export async function ensureKey({ auth, postgres }: Config, earlier: string | un
       const { result } = await createKeyVerifier(db, auth)(earlier);
       if ('principal' in result) return earlier;
     }
-    // The service starts after this, so there is no process yet that would have to hear of the key.
+    // The service starts after this, so no process has to be informed of the key.
     const afterWrite = createAfterWrite({ announce: () => Promise.resolve(true), log: deps.log });
     const admin = createApiKeyAdmin(db, { ...auth, afterWrite });
     return (await admin.create(WANTED, ACTOR)).token;

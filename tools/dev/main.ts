@@ -93,7 +93,7 @@ function stopOnSignals(): AbortSignal {
     const parent = process.ppid;
     setInterval(() => process.ppid !== parent && stopping.abort(), 250).unref();
   }
-  // Who read our lines may be gone before we are.
+  // The reader of our lines may be gone before we are.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
   return stopping.signal;
 }

@@ -4,13 +4,13 @@ import { join } from 'node:path';
 const SETTLE_MS = 150;
 
 /**
- * Tells of changed source files, several in quick succession (a git checkout) as one. A watcher for each folder:
+ * Reports changed source files, several in quick succession (a git checkout) as one. A watcher for each folder:
  * on Linux the recursive one of Node 20 loses a file that an editor replaces instead of writing to it.
  */
 export function watchFolder(root: string) {
   let watchers: FSWatcher[] = [];
   let timer: NodeJS.Timeout | undefined;
-  let tell: ((change: { file: string }) => void) | undefined;
+  let report: ((change: { file: string }) => void) | undefined;
   watchAll();
 
   function watchAll(): void {
@@ -31,13 +31,13 @@ export function watchFolder(root: string) {
       // Anew, because a folder of the same name may be another one now.
       closeAll();
       watchAll();
-      tell?.({ file: file ?? root });
+      report?.({ file: file ?? root });
     }, SETTLE_MS);
   }
 
   return {
     /** Resolves at the next change. */
-    next: () => new Promise<{ file: string }>((resolve) => (tell = resolve)),
+    next: () => new Promise<{ file: string }>((resolve) => (report = resolve)),
     close() {
       clearTimeout(timer);
       closeAll();
