@@ -17,7 +17,7 @@ import type { RedisTarget } from './url.ts';
 export type RedisState = 'connected' | 'degraded' | 'disconnected';
 
 const REPEAT_AFTER_MS = 60_000;
-const HEARTBEAT_MS = 500;
+const HEARTBEAT_MS = 250;
 /** While the last heartbeat got no reply. */
 const RETRY_MS = 50;
 /** One late reply may be the fault of one slow command. */
