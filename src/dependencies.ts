@@ -67,7 +67,7 @@ export function openServices(
   const usage = startKeyUsage(db, log);
   const auditQueue = startAuditQueue(db, log);
   const idempotency = startIdempotency(db, { ...config.idempotency, secretKey: config.auth.secretKey, log });
-  const alone = cacheRedis === undefined && single;
+  const singleProcess = cacheRedis === undefined && single;
   const limiter = createRateLimiter({
     ...deps,
     run: redis && createLeaseRunner(redis),
@@ -78,7 +78,7 @@ export function openServices(
   const replica = createReplicaReader({ primary: db, replica: replicaDb, marks }, deps);
   const cache = config.cache.enabled
     ? createCache(
-        { prefix: 'hp:cache', ...config.cache, alone },
+        { prefix: 'hp:cache', ...config.cache, singleProcess },
         { ...deps, ...(cacheRedis && { redis: cacheRedis }) },
       )
     : createNoCache();

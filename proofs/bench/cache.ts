@@ -55,8 +55,8 @@ async function compare(
   const key = (id: number) => ({ tenant: 'acme', name, id: String(id) });
   const ids = Array.from({ length: count }, (_, id) => id);
   const never = async () => Promise.reject(new Error('it is not in Redis'));
-  const seed = createCache({ ...SETTINGS, alone: false }, { ...deps, redis });
-  const hot = createCache({ ...SETTINGS, alone: true }, deps);
+  const seed = createCache({ ...SETTINGS, singleProcess: false }, { ...deps, redis });
+  const hot = createCache({ ...SETTINGS, singleProcess: true }, deps);
   for (const id of ids) {
     await redis.client.set(`plain:${name}:${id}`, JSON.stringify(valueOf(id)), 'EX', 600);
     await seed.read(key(id), async () => valueOf(id));
@@ -79,7 +79,7 @@ async function compare(
       name: 'ours, from Redis',
       run: () => {
         // One that keeps nothing yet.
-        const cold = createCache({ ...SETTINGS, alone: false }, { ...deps, redis });
+        const cold = createCache({ ...SETTINGS, singleProcess: false }, { ...deps, redis });
         return ownMicros(count, () =>
           atOnce(count, async (id) => {
             written += (await cold.read(key(id), never)).json?.length ?? 0;

@@ -21,7 +21,7 @@ const BOUNDS = {
 };
 
 /**
- * A read by key through the service's way to Postgres beside pg alone: one process, one statement, no HTTP. Between
+ * A read by key through the service's way to Postgres beside pg singleProcess: one process, one statement, no HTTP. Between
  * them pg with the same time limits, which shows what of the difference these are. Resolves to the shares that the
  * service has of pg alone, a round each.
  */

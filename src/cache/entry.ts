@@ -11,9 +11,9 @@ export interface EntryTimes {
   readonly loadedAtMs: number;
 }
 
-/** How what was loaded is kept. */
-export interface EntryForm<T> {
-  /** Kept beside the value, so that nobody need parse that for its version. Without blanks. */
+/** How a value is cached. */
+export interface EntryFormat<T> {
+  /** Kept beside the value, so that its version is known without parsing it. Without blanks. */
   etagOf?: (value: T) => string;
   /** Writes the JSON; JSON.stringify unless given. */
   write?: ((value: T) => string) | undefined;
@@ -34,11 +34,11 @@ export class CacheEntry<T = unknown> {
   #json: string | undefined;
   #value: T | undefined;
 
-  /** Of the value and its JSON one is enough: the other is made when it is first asked for. */
+  /** One of value and JSON is enough: the other is made when it is first read. */
   constructor(
     content: { json?: string; value?: T | undefined },
     times: EntryTimes,
-    { etag = '', write = JSON.stringify }: { etag?: string; write?: EntryForm<T>['write'] } = {},
+    { etag = '', write = JSON.stringify }: { etag?: string; write?: EntryFormat<T>['write'] } = {},
   ) {
     this.times = times;
     this.etag = etag;
@@ -47,15 +47,15 @@ export class CacheEntry<T = unknown> {
     this.#write = write;
   }
 
-  /** As it was stored, ready to be sent; undefined: there is none. */
+  /** As it was stored, ready to be sent; undefined for an absence. */
   get json(): string | undefined {
     if (this.#json === undefined && this.#value !== undefined) this.#json = this.#write(this.#value);
     return this.#json;
   }
 
   /**
-   * What comes out of the JSON (a Date is a string), frozen through and through, for one object is handed to
-   * many requests; undefined: there is none.
+   * As parsed from the JSON (a Date is a string), deeply frozen, because many requests share it; undefined for an
+   * absence.
    */
   get value(): T | undefined {
     if (this.#value === undefined && this.#json !== undefined) {
@@ -80,13 +80,13 @@ export class CacheEntry<T = unknown> {
 }
 
 /**
- * What was just loaded, to be kept. The ttl gets a jitter of 10 %, so that what was filled together does not
+ * What was just loaded, to be cached. The ttl gets a jitter of 10 %, so that what was filled together does not
  * expire together, and begins when the load ends. Throws for what JSON cannot hold (BigInt, a cycle).
  */
 export function createEntry<T>(
   value: T | undefined,
   loadedAtMs: number,
-  { ttlSeconds, etagOf, write = JSON.stringify }: EntryForm<T> & { ttlSeconds: number },
+  { ttlSeconds, etagOf, write = JSON.stringify }: EntryFormat<T> & { ttlSeconds: number },
 ): CacheEntry<T> {
   const tookMs = performance.now() - loadedAtMs;
   const freshMs = Math.max(1, ttlSeconds * 1000 * (0.9 + Math.random() * 0.2));
@@ -101,11 +101,11 @@ export function createEntry<T>(
   return new CacheEntry<T>({ json }, times, { etag: etagOf?.(value) ?? '' });
 }
 
-/** What is handed on as it was loaded, and not kept. */
+/** What was loaded and is not cached. */
 export function createPassingEntry<T>(
   value: T | undefined,
   loadedAtMs: number,
-  { etagOf, write }: EntryForm<T>,
+  { etagOf, write }: EntryFormat<T>,
 ): CacheEntry<T> {
   const etag = value === undefined ? '' : (etagOf?.(value) ?? '');
   return new CacheEntry<T>({ value }, { ttlMs: 0, lifeMs: 0, loadedAtMs }, { etag, write });

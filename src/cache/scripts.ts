@@ -1,22 +1,41 @@
-import type { Result } from 'ioredis';
+import { defineScript, type RedisClient } from '../redis/connection.ts';
 import { CACHE_FORMAT, SHAPE_SLOTS, TEXT_BYTES_MAX } from './serialization.ts';
-import type { RedisHandle } from '../redis/redis.ts';
 
-/** How long a lease outlives a holder that renews it no more. */
+/** How long a lease outlives a holder that no longer renews it. */
 export const LEASE_MS = 2000;
-/** For so long nobody waits for the load of a value that turned out to be too big. */
+/** For so long no process waits for another that loads a value which turned out to be too large. */
 export const TOO_BIG_MS = 5000;
 
-/** Three scripts as commands of the client; each is one step on the value and the lease of whoever loads it. */
-export function defineCacheCommands(client: RedisHandle['client']): void {
-  client.defineCommand('cacheRead', { numberOfKeys: 2, lua: READ });
-  client.defineCommand('cacheSettle', { numberOfKeys: 2, lua: SETTLE });
-  client.defineCommand('cachePurge', { numberOfKeys: 1, lua: PURGE });
+export interface CacheScripts {
+  read(
+    valueKey: string,
+    leaseKey: string,
+    token: string,
+    maxAgeInTtls: number,
+  ): Promise<[text: string | null, leftMs: number, state: 'found' | 'claimed' | 'busy' | 'too-big']>;
+  settle(
+    valueKey: string,
+    leaseKey: string,
+    token: string,
+    lease: string,
+    leaseMs: number,
+    ...stored: [] | [text: string, lifeMs: number]
+  ): Promise<number>;
+  purge(valueKey: string, channel: string, message: string): Promise<number>;
+}
+
+/** Each script is one step on the value and the lease of the process that loads it. */
+export function defineCacheScripts(client: RedisClient): CacheScripts {
+  return {
+    read: defineScript(client, { name: 'cacheRead', keys: 2, lua: READ }),
+    settle: defineScript(client, { name: 'cacheSettle', keys: 2, lua: SETTLE }),
+    purge: defineScript(client, { name: 'cachePurge', keys: 1, lua: PURGE }),
+  };
 }
 
 /**
  * KEYS value, lease; ARGV token, age in ttls up to which a value is good enough → { text or nil, ms left,
- * state }. A value that is good enough needs no lease. What is no entry or no lease goes: of another type or
+ * state }. A value that is good enough needs no lease. What is no entry or no lease is removed: another type or
  * format, too long, or with an end that is missing or too far ahead, as after the clock was set back.
  */
 const READ = `
@@ -49,8 +68,7 @@ return { text, left, 'busy' }
 
 /**
  * KEYS value, lease; ARGV token, what the lease becomes ('': none), for so many ms, and, to store it, a text
- * with its ms. Does nothing unless the lease is still the token's: that is, when it ran out or the key was
- * purged.
+ * with its ms. Does nothing if the lease is no longer the token's: it expired, or the key was purged.
  */
 const SETTLE = `
 if redis.pcall('get', KEYS[2]) ~= ARGV[1] then
@@ -77,26 +95,3 @@ end
 redis.call('unlink', unpack(keys))
 return redis.call('publish', ARGV[1], ARGV[2])
 `;
-
-declare module 'ioredis' {
-  interface RedisCommander<Context> {
-    cacheRead(
-      valueKey: string,
-      leaseKey: string,
-      token: string,
-      maxAgeInTtls: number,
-    ): Result<
-      [text: string | null, leftMs: number, state: 'found' | 'claimed' | 'busy' | 'too-big'],
-      Context
-    >;
-    cacheSettle(
-      valueKey: string,
-      leaseKey: string,
-      token: string,
-      lease: string,
-      leaseMs: number,
-      ...stored: [] | [text: string, lifeMs: number]
-    ): Result<number, Context>;
-    cachePurge(valueKey: string, channel: string, message: string): Result<number, Context>;
-  }
-}

@@ -1,6 +1,6 @@
 /**
- * One run of a piece of work per id. `mine()` tells the work whether it is still the run of its id: it
- * is not once the id was abandoned, and then its result is for those who already wait for it only.
+ * One run of a piece of work per id. `isCurrent()` tells the work whether it is still the run of its id: it
+ * is not once the id was abandoned, and then its result is only for those that wait for it already.
  */
 export function createSingleFlight<T>(overdueMs: number) {
   const flights = new Map<string, { startedAtMs: number; result: Promise<T> }>();
@@ -12,16 +12,16 @@ export function createSingleFlight<T>(overdueMs: number) {
       return flight && performance.now() - flight.startedAtMs < overdueMs ? flight.result : undefined;
     },
 
-    async start(id: string, work: (mine: () => boolean) => Promise<T>): Promise<T> {
+    async start(id: string, work: (isCurrent: () => boolean) => Promise<T>): Promise<T> {
       // Begins a moment later, so that the flight is known before the work can ask whose it is.
-      const result = Promise.resolve().then(() => work(mine));
+      const result = Promise.resolve().then(() => work(isCurrent));
       const flight = { startedAtMs: performance.now(), result };
-      const mine = () => flights.get(id) === flight;
+      const isCurrent = () => flights.get(id) === flight;
       flights.set(id, flight);
       try {
         return await result;
       } finally {
-        if (mine()) flights.delete(id);
+        if (isCurrent()) flights.delete(id);
       }
     },
 

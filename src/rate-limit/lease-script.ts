@@ -1,5 +1,6 @@
 import { CELLS } from './lease-state.ts';
 import type { RunScript } from './lease.ts';
+import { defineScript } from '../redis/connection.ts';
 import type { RedisHandle } from '../redis/redis.ts';
 
 /**
@@ -108,15 +109,15 @@ end
 return { granted, ends, math.max(0, left), math.ceil(wait / 1000), now, epoch }
 `;
 
-interface LeaseCommand {
-  hardpointLease(key: string, ...args: number[]): Promise<number[]>;
-}
-
 /** Runs the script in Redis; rejects at once when it is away, within the command timeout when it is silent. */
 export function createLeaseRunner({ client, ready }: RedisHandle): RunScript {
-  client.defineCommand('hardpointLease', { numberOfKeys: 1, lua: LEASE_SCRIPT });
+  const lease = defineScript<number[]>(client, {
+    name: 'hardpointLease',
+    keys: 1,
+    lua: LEASE_SCRIPT,
+  });
   return async (id, args) => {
     if (!ready()) throw new Error('Redis is not connected');
-    return (client as unknown as LeaseCommand).hardpointLease(`hp:limit:${id}`, ...args);
+    return lease(`hp:limit:${id}`, ...args);
   };
 }

@@ -20,6 +20,16 @@ export interface RedisConnection {
   openAnother(name: string): Redis;
 }
 
+/** A Lua script as a function. ioredis sends its text once, then its digest. */
+export function defineScript<Reply>(
+  client: RedisClient,
+  { name, keys, lua }: { name: string; keys: number; lua: string },
+): (...args: (string | number)[]) => Promise<Reply> {
+  client.defineCommand(name, { numberOfKeys: keys, lua });
+  const commands = client as unknown as Record<string, (...args: (string | number)[]) => Promise<Reply>>;
+  return async (...args) => commands[name]?.(...args) as Promise<Reply>;
+}
+
 export interface Address {
   host: string;
   port: number;

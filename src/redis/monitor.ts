@@ -1,9 +1,9 @@
 import type { EventEmitter } from 'node:events';
-import { Redis, type Result } from 'ioredis';
+import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.ts';
 import { sleptSince } from '../lib/retry-delay.ts';
-import type { RedisConnection } from './connection.ts';
+import { defineScript, type RedisConnection } from './connection.ts';
 import {
   explainFailure,
   findServerProblems,
@@ -45,7 +45,7 @@ export function watchConnection(
   let lateReplies = 0;
   let heartbeat: NodeJS.Timeout | undefined;
   metrics.redisConfigured.set({ role }, 1);
-  client.defineCommand('runScript', { numberOfKeys: 1, lua: 'return 1' });
+  const runScript = defineScript<number>(client, { name: 'probe', keys: 1, lua: 'return 1' });
 
   connection.onReady(() => {
     update();
@@ -112,9 +112,8 @@ export function watchConnection(
   async function checkServers(): Promise<void> {
     const message = 'Redis is not set up as it should be';
     // ioredis sends the text of a script first, then its digest: both have to be allowed.
-    const run = () => client.runScript(HEARTBEAT_KEY);
-    run()
-      .then(run)
+    runScript(HEARTBEAT_KEY)
+      .then(() => runScript(HEARTBEAT_KEY))
       .catch((error: Error) => {
         if (error.name === 'ReplyError') warn(error, message);
       });
@@ -158,10 +157,4 @@ export function watchConnection(
       clearTimeout(heartbeat);
     },
   };
-}
-
-declare module 'ioredis' {
-  interface RedisCommander<Context> {
-    runScript(key: string): Result<number, Context>;
-  }
 }

@@ -1,10 +1,16 @@
 import type { EventEmitter } from 'node:events';
-import { Redis, type Result } from 'ioredis';
+import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import { inTime } from '../lib/in-time.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { openCluster } from './cluster.ts';
-import { createConnector, limitCommands, redisOptions, type RedisConnection } from './connection.ts';
+import {
+  createConnector,
+  defineScript,
+  limitCommands,
+  redisOptions,
+  type RedisConnection,
+} from './connection.ts';
 import { findSharedServer, type RedisRole } from './problems.ts';
 import { createSentinelConnector } from './sentinel.ts';
 import { parseRedisUrl, type RedisTarget } from './url.ts';
@@ -53,8 +59,8 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
   );
   monitor.onReady(subscriber.check);
   (client as EventEmitter).on('refresh', subscriber.check);
-  client.defineCommand('publishAtPrimary', { numberOfKeys: 1, lua: PUBLISH });
-  client.defineCommand('channelsAtPrimary', { numberOfKeys: 1, lua: CHANNELS });
+  const publishAtPrimary = defineScript<number>(client, PUBLISH);
+  const channelsAtPrimary = defineScript<string[]>(client, CHANNELS);
 
   function requireReady(): void {
     if (!monitor.ready()) throw new Error('Redis is not ready');
@@ -77,13 +83,13 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
     /** Resolves to the number of subscribers, which are all that are live(); rejects if Redis did not take it. */
     async publish(channel: string, message: string): Promise<number> {
       requireReady();
-      return client.publishAtPrimary(PUBLISH_KEY, channel, message);
+      return publishAtPrimary(PUBLISH_KEY, channel, message);
     },
 
     /** The channels with this prefix that have subscribers; rejects as `publish` does. */
     async channels(prefix: string): Promise<string[]> {
       requireReady();
-      return client.channelsAtPrimary(PUBLISH_KEY, `${prefix}*`);
+      return channelsAtPrimary(PUBLISH_KEY, `${prefix}*`);
     },
 
     /** Never takes longer than half a second. */
@@ -132,20 +138,21 @@ export function warnOfSharedServer(limits: RedisHandle, cache: RedisHandle, log:
  * KEYS the key of the primary; ARGV channel, message. PUBLISH alone would be taken by a replica, too, which has
  * subscribers of its own, and by any node of a cluster, which knows only the number of its own.
  */
-const PUBLISH = `
+const PUBLISH = {
+  name: 'publishAtPrimary',
+  keys: 1,
+  lua: `
 redis.call('del', KEYS[1])
 return redis.call('publish', ARGV[1], ARGV[2])
-`;
+`,
+};
 
 /** KEYS the key of the primary; ARGV pattern of channels. */
-const CHANNELS = `
+const CHANNELS = {
+  name: 'channelsAtPrimary',
+  keys: 1,
+  lua: `
 redis.call('del', KEYS[1])
 return redis.call('pubsub', 'channels', ARGV[1])
-`;
-
-declare module 'ioredis' {
-  interface RedisCommander<Context> {
-    publishAtPrimary(key: string, channel: string, message: string): Result<number, Context>;
-    channelsAtPrimary(key: string, pattern: string): Result<string[], Context>;
-  }
-}
+`,
+};

@@ -25,7 +25,7 @@ export interface Answer {
 const [url = '', databaseUrl = ''] = process.argv.slice(2);
 const deps = { log: pino({ level: 'silent' }), metrics: createMetrics('test') };
 const redis = openRedis({ url, commandTimeoutMs: 3000, role: 'cache' }, deps);
-const settings = { prefix: 'test', ttlSeconds: 60, maxRows: 100, alone: false };
+const settings = { prefix: 'test', ttlSeconds: 60, maxRows: 100, singleProcess: false };
 const caches = { shared: createCache(settings, { redis, ...deps }), local: createCache(settings, deps) };
 const db = openPostgres(
   {

@@ -21,7 +21,7 @@ export const leaseKey = (key: CacheKey) => `${redisKey(key)}:lease`;
 export interface CacheSettings {
   ttlSeconds?: number;
   maxRows?: number;
-  alone?: boolean;
+  singleProcess?: boolean;
   commandTimeoutMs?: number;
   /** Hears of no invalidation, as if every message got lost. */
   deaf?: boolean;
@@ -36,7 +36,7 @@ export async function openProcess(t: Test, url: string | undefined, settings: Ca
   const redis = url ? openRedis({ url, commandTimeoutMs, role: 'cache' }, { log, metrics }) : undefined;
   if (redis) t.teardown(() => redis.close());
   const cache = createCache(
-    { prefix: 'test', ttlSeconds: 60, maxRows: 100, alone: false, ...rest },
+    { prefix: 'test', ttlSeconds: 60, maxRows: 100, singleProcess: false, ...rest },
     {
       log,
       metrics,

@@ -384,7 +384,7 @@ t.test('what is too big passes through, and nobody waits for it', async (t) => {
 t.test('a process keeps 32 MiB of JSON, whatever is read', async (t) => {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
-  const { cache } = await openProcess(t, undefined, { alone: true, ttlSeconds: 3600 });
+  const { cache } = await openProcess(t, undefined, { singleProcess: true, ttlSeconds: 3600 });
   const read = (index: number) =>
     cache.read({ ...KEY, id: String(index) }, async () => String(index).padEnd(300_000, 'x'));
   collect();
@@ -547,7 +547,7 @@ t.test('a value of another generation is replaced, not left behind, and delays n
 });
 
 t.test('who asks for what does not exist pushes nothing of others out', async (t) => {
-  const { cache } = await openProcess(t, undefined, { alone: true });
+  const { cache } = await openProcess(t, undefined, { singleProcess: true });
   await cache.get(KEY, async () => 'value');
   const absent = (tenant: string, id: number) => ({ tenant, name: 'order', id: `random ${id}` });
   await cache.get(absent('globex', 0), async () => undefined);
@@ -607,7 +607,7 @@ t.test('a cache that is switched off loads every time', async (t) => {
 });
 
 t.test('a hot hit costs microseconds', async (t) => {
-  const lone = await openProcess(t, undefined, { alone: true });
+  const lone = await openProcess(t, undefined, { singleProcess: true });
   const page = Array.from({ length: 20 }, (_, index) => ({ id: index, name: 'x'.repeat(100) }));
   await lone.cache.get(KEY, async () => page);
   const reads = 20_000;
@@ -656,9 +656,9 @@ t.test('with a Redis of its own, or none', { jobs: 4 }, async (t) => {
   });
 
   void t.test(
-    'a process that is alone believes what it keeps while it is fresh, then refreshes behind it',
+    'a single process trusts its entries while they are fresh, then refreshes them in the background',
     async (t) => {
-      const { cache, read } = await openProcess(t, undefined, { ttlSeconds: 1.5, alone: true });
+      const { cache, read } = await openProcess(t, undefined, { ttlSeconds: 1.5, singleProcess: true });
       let loads = 0;
       const load = async () => ++loads;
       t.equal(await cache.get(KEY, load), 1);

@@ -58,11 +58,15 @@ async function race(t: Test, table: Awaited<ReturnType<typeof openTable>>, round
 
 t.test('a load that a write overtakes leaves no old value behind: one process, no Redis', async (t) => {
   const table = await openTable(t);
-  for (const alone of [true, false]) {
+  for (const singleProcess of [true, false]) {
     for (const write of WRITES) {
-      const lone = await openProcess(t, undefined, { alone });
+      const lone = await openProcess(t, undefined, { singleProcess });
       await race(t, table, { write, commit: true, reader: lone, writer: lone });
-      t.equal(await lone.cache.get(KEY, table.load('1')), write.after, `${write.name}, alone: ${alone}`);
+      t.equal(
+        await lone.cache.get(KEY, table.load('1')),
+        write.after,
+        `${write.name}, singleProcess: ${singleProcess}`,
+      );
     }
   }
 });
