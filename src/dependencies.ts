@@ -18,8 +18,8 @@ import { createLeaseRunner } from './rate-limit/lease-script.ts';
 import { createRateLimiter } from './rate-limit/limiter.ts';
 import type { RedisRole } from './redis/problems.ts';
 import { openRedis, warnOfSharedServer } from './redis/redis.ts';
-import { createLocalMarks, createRedisMarks } from './postgres/replica/write-positions.ts';
 import { createReplicaReader } from './postgres/replica/replica.ts';
+import { createWritePositions } from './postgres/replica/write-positions.ts';
 import type { UsageSource } from './features/status/process-usage.ts';
 import { startStatus } from './features/status/repository.ts';
 import { findNewestMigration } from './migrations/files.ts';
@@ -74,8 +74,8 @@ export function openServices(
     commandTimeoutMs,
     expectedReplicas: config.rateLimit.expectedReplicas,
   });
-  const marks = redis ? createRedisMarks(redis.client) : createLocalMarks();
-  const replica = createReplicaReader({ primary: db, replica: replicaDb, marks }, deps);
+  const positions = createWritePositions(redis);
+  const replica = createReplicaReader({ primary: db, replica: replicaDb, positions }, deps);
   const cache = config.cache.enabled
     ? createCache(
         { prefix: 'hp:cache', ...config.cache, singleProcess },

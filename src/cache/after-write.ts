@@ -24,7 +24,7 @@ export interface AfterWriteDeps {
   /** Tells every process that keys changed; resolves when they know, or to false when they cannot be told. */
   announce: (ids: string[], requestId: string | null) => Promise<boolean>;
   log: Logger;
-  replica?: Pick<ReplicaReader, 'markWrite'>;
+  replica?: Pick<ReplicaReader, 'recordWritePosition'>;
   cache?: Pick<Cache, 'invalidate'>;
 }
 
@@ -51,7 +51,7 @@ export function createAfterWrite({ announce, log, replica, cache }: AfterWriteDe
     };
     const announced = apiKeys.length === 0 || settled(() => announce(apiKeys, requestId));
     // In this order: whoever misses the cache must not load from a replica that lacks the write.
-    await settled(() => replica?.markWrite(tenant, requestId ?? undefined));
+    await settled(() => replica?.recordWritePosition(tenant, requestId ?? undefined));
     await settled(() => cache?.invalidate(...cached));
     return (await announced) === true;
   }

@@ -30,3 +30,9 @@ export function createSingleFlight<T>(overdueMs: number) {
     },
   };
 }
+
+/** One run at a time: a call during a run gets the result of that run. */
+export function shareRun<T>(run: () => Promise<T>): () => Promise<T> {
+  let running: Promise<T> | undefined;
+  return () => (running ??= run().finally(() => (running = undefined)));
+}

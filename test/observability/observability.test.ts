@@ -471,9 +471,9 @@ t.test(
     t.match(lines(/could not be announced/), [{ request_id: revoked.headers['x-request-id'], keys: [id] }]);
 
     // example:start
-    const earlier = lines(/could not be marked/).length;
+    const earlier = lines(/could not be recorded/).length;
     const created = await service.request('POST', '/v1/orders', { token, body: newOrder() });
-    const marked = lines(/could not be marked/).slice(earlier);
+    const marked = lines(/could not be recorded/).slice(earlier);
     t.match(marked, [{ request_id: created.headers['x-request-id'] }]);
 
     const url = `/v1/orders/${created.json.id}`;

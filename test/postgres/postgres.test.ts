@@ -14,11 +14,7 @@ import { createMetrics } from '../../src/observability/metrics.ts';
 import { constraintOf } from '../../src/postgres/errors.ts';
 import type { PoolOptions } from '../../src/postgres/pool.ts';
 import { openPostgres, type Db, type Query } from '../../src/postgres/postgres.ts';
-import {
-  createLocalMarks,
-  createRedisMarks,
-  UNKNOWN_POSITION,
-} from '../../src/postgres/replica/write-positions.ts';
+import { createWritePositions, UNKNOWN_POSITION } from '../../src/postgres/replica/write-positions.ts';
 import { createReplicaReader } from '../../src/postgres/replica/replica.ts';
 import { makeDataFolder } from '../support/folders.ts';
 import { startPgBouncer } from '../support/pgbouncer.ts';
@@ -157,8 +153,8 @@ t.test('on a pair of servers', async (t) => {
   t.test('a replica', async (t) => {
     const owner = open(t, primary.url, { queryTimeoutMs: 2000 });
     const reader = open(t, standby.url, { queryTimeoutMs: 2000, readOnly: true }, 'replica');
-    const marks = createLocalMarks();
-    const replica = createReplicaReader({ primary: owner.db, replica: reader.db, marks }, reader);
+    const positions = createWritePositions();
+    const replica = createReplicaReader({ primary: owner.db, replica: reader.db, positions }, reader);
     await execute(primary.url, 'create table note (tenant text, body text)');
     const hasTable: Query = { name: 'table', text: `select to_regclass('note') is not null as found` };
     await until('the table is there', async () => {
@@ -176,7 +172,7 @@ t.test('on a pair of servers', async (t) => {
         text: 'insert into note values ($1, $2)',
         values: [tenant, body],
       });
-      await replica.markWrite(tenant);
+      await replica.recordWritePosition(tenant);
     };
     const notes = async (tenant: string) => {
       const text = 'select body from note where tenant = $1';
@@ -285,7 +281,7 @@ t.test('on a pair of servers', async (t) => {
       await replicaIsUsed();
     });
 
-    t.test('shares the marks of all processes, and is not read from while they cannot be had', async (t) => {
+    t.test('shares the write positions of all processes, and is not read from without them', async (t) => {
       const server = await startRedis(t);
       if (!server) return;
       const redis = new Redis(server.url, { maxRetriesPerRequest: 0, enableOfflineQueue: false });
@@ -294,7 +290,11 @@ t.test('on a pair of servers', async (t) => {
       await until('Redis is ready', async () => redis.status === 'ready');
       const processOf = () =>
         createReplicaReader(
-          { primary: owner.db, replica: reader.db, marks: createRedisMarks(redis) },
+          {
+            primary: owner.db,
+            replica: reader.db,
+            positions: createWritePositions({ client: redis, ready: () => true }),
+          },
           reader,
         );
       const [one, other] = [processOf(), processOf()];
@@ -307,18 +307,18 @@ t.test('on a pair of servers', async (t) => {
       await execute(standby.url, 'select pg_wal_replay_pause()');
       t.teardown(() => execute(standby.url, 'select pg_wal_replay_resume()'));
       await execute(primary.url, `insert into note values ('nobody', 'y')`);
-      await one.markWrite('nobody');
+      await one.recordWritePosition('nobody');
       t.equal(await from(), 'primary', 'the other process wrote');
-      t.ok((await redis.pttl('hp:wrote:nobody')) > 55_000, 'marks go away by themselves');
+      t.ok((await redis.pttl('hp:wrote:nobody')) > 55_000, 'positions go away by themselves');
       await execute(standby.url, 'select pg_wal_replay_resume()');
       await until('the replica is used', async () => (await from()) === 'replica');
 
       await server.stop();
       t.equal(await from(), 'primary');
-      await t.resolves(one.markWrite('nobody'));
+      await t.resolves(one.recordWritePosition('nobody'));
       await server.start();
       await until('Redis is ready', async () => redis.status === 'ready');
-      t.equal(await from(), 'primary', 'marks of the outage may be missing');
+      t.equal(await from(), 'primary', 'positions of the outage may be missing');
     });
   });
 });
@@ -806,19 +806,19 @@ t.test('a killed connection', async (t) => {
   });
 });
 
-t.test('marks of writes', async (t) => {
+t.test('write positions', async (t) => {
   const low = '00000001/00000010';
   const high = '00000001/00000020';
 
   t.test('never go back, except from unknown', async (t) => {
-    const marks = createLocalMarks();
-    await marks.set('a', high);
-    await marks.set('a', low);
-    t.equal(await marks.get('a'), high);
-    await marks.set('b', UNKNOWN_POSITION);
-    await marks.set('b', low);
-    t.equal(await marks.get('b'), low);
-    t.equal(await marks.get('c'), undefined);
+    const positions = createWritePositions();
+    await positions.set('a', high);
+    await positions.set('a', low);
+    t.equal(await positions.get('a'), high);
+    await positions.set('b', UNKNOWN_POSITION);
+    await positions.set('b', low);
+    t.equal(await positions.get('b'), low);
+    t.equal(await positions.get('c'), undefined);
   });
 
   t.test('are the same in Redis', async (t) => {
@@ -826,24 +826,25 @@ t.test('marks of writes', async (t) => {
     if (!url) return;
     const redis = new Redis(url);
     t.teardown(() => redis.disconnect());
-    const [one, other] = [createRedisMarks(redis), createRedisMarks(redis)];
+    const ofProcess = () => createWritePositions({ client: redis, ready: () => true });
+    const [one, other] = [ofProcess(), ofProcess()];
 
     await one.set('a', high);
     await other.set('a', low);
-    t.equal(await createRedisMarks(redis).get('a'), high);
+    t.equal(await ofProcess().get('a'), high);
     await one.set('b', UNKNOWN_POSITION);
     await other.set('b', low);
-    t.equal(await createRedisMarks(redis).get('b'), low);
+    t.equal(await ofProcess().get('b'), low);
     t.equal(await one.get('c'), undefined);
   });
 
   t.test('that had to make room count for everybody', async (t) => {
-    const marks = createLocalMarks(60, 2);
-    await marks.set('a', high);
-    await marks.set('b', low);
-    await marks.set('c', low);
-    t.equal(await marks.get('a'), high);
-    t.equal(await marks.get('b'), high);
+    const positions = createWritePositions(undefined, 2);
+    await positions.set('a', high);
+    await positions.set('b', low);
+    await positions.set('c', low);
+    t.equal(await positions.get('a'), high);
+    t.equal(await positions.get('b'), high);
   });
 });
 

@@ -1,4 +1,5 @@
 import { inTime } from '../../lib/in-time.ts';
+import { shareRun } from '../../lib/single-flight.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { Db } from '../../postgres/postgres.ts';
 import { readAppliedMigrations } from '../../postgres/readiness.ts';
@@ -30,7 +31,13 @@ const HITS = new Set<unknown>(['hit', 'stale', 'negative', 'coalesced']);
 export function startStatus(options: StatusOptions) {
   const { db, replica, redis, metrics } = options;
   const usage = startProcessUsage(options.usageSource);
-  let reading: Promise<{ version: string | null } | undefined> | undefined;
+  // One query at a time: a frozen Postgres must not collect a connection for each request.
+  const readSchema = shareRun(() =>
+    readAppliedMigrations(db.checks).then(
+      (names) => ({ version: names.at(-1) ?? null }),
+      () => undefined,
+    ),
+  );
 
   return {
     close: async (): Promise<void> => usage.close(),
@@ -61,17 +68,6 @@ export function startStatus(options: StatusOptions) {
       };
     },
   };
-
-  /** One query at a time: a frozen Postgres must not collect a connection for each request. */
-  function readSchema() {
-    reading ??= readAppliedMigrations(db.checks)
-      .then(
-        (names) => ({ version: names.at(-1) ?? null }),
-        () => undefined,
-      )
-      .finally(() => (reading = undefined));
-    return reading;
-  }
 
   async function readCache(): Promise<Status['cache']> {
     const { values } = await metrics.cacheRequests.get();

@@ -3,120 +3,117 @@ import { AppError } from '../../errors.ts';
 import { inTime } from '../../lib/in-time.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { Db, Query } from '../postgres.ts';
-import { UNKNOWN_POSITION } from './write-positions.ts';
-import type { WriteMarks } from './write-positions.ts';
-import { createReplicaWatch, padPosition } from './monitor.ts';
+import { createReplicaMonitor, padPosition } from './monitor.ts';
+import { UNKNOWN_POSITION, type WritePositions } from './write-positions.ts';
 
 export interface ReplicaReader {
   /**
-   * For reads that may be a few seconds old, but never older than the tenant's own last write. Anything
-   * that keeps the replica from answering well is answered by the primary.
+   * For reads that may be a few seconds old, but never older than the tenant's own last write. The primary is read
+   * if anything is wrong with the replica.
    */
   read<Row extends object>(tenant: string, query: Query): Promise<Row[]>;
   /**
-   * To be awaited after each commit of a tenant's write and before it is answered. Never rejects: the write
-   * is done. It takes no transaction on purpose: a position read inside of one lies before its commit
-   * record, and a replica may have replayed that far without the write being visible. `requestId` is for the log.
+   * To be awaited after each commit of a tenant's write and before its response. Never rejects: the write is done. It
+   * takes no transaction on purpose: a position read inside of one lies before its commit record, and a replica may
+   * have replayed that far without the write being visible. `requestId` is for the log.
    */
-  markWrite(tenant: string, requestId?: string): Promise<void>;
-  /** Measured anew when the last measurement is older than a second; 0 without a replica. */
+  recordWritePosition(tenant: string, requestId?: string): Promise<void>;
+  /** Measured anew if the last measurement is older than a second; 0 without a replica. */
   lagSeconds(): Promise<number>;
 }
 
-/** How long the replica may be silent before a read asks whether it is still there. */
-const PATIENCE_MS = 500;
-/** Marks may have been lost for as long as a replica may lag behind them. */
+/** After so long a read checks whether the replica is still there. */
+const CHECK_AFTER_MS = 500;
+/** Positions may have been lost for as long as a replica may lag behind them. */
 const DISTRUST_MS = 10_000;
 
 /**
- * Routes reads to a replica. `replica` is one standby: a balancer over several would answer the question
- * "how far are you?" for another one than it reads from. Without it everything goes to the primary, at no
- * cost. Marks kept by one process only (createLocalMarks) make the promise for that process's writes.
+ * Routes reads to a replica. `replica` is one standby: behind a balancer over several the position would be that of
+ * another one than is read. Without it everything goes to the primary, at no cost. Without a Redis for the positions
+ * only writes of this process are seen at once.
  */
 export function createReplicaReader(
-  { primary, replica, marks }: { primary: Db; replica?: Db | undefined; marks: WriteMarks },
+  { primary, replica, positions }: { primary: Db; replica?: Db | undefined; positions: WritePositions },
   { log, metrics }: { log: Logger; metrics: Metrics },
 ): ReplicaReader {
   if (!replica) {
     return {
       read: (_tenant, query) => primary.query(query),
-      markWrite: async () => undefined,
+      recordWritePosition: async () => undefined,
       lagSeconds: async () => 0,
     };
   }
-  const watch = createReplicaWatch({ primary, replica }, { log, metrics });
+  const monitor = createReplicaMonitor({ primary, replica }, { log, metrics });
   let distrustUntil = -Infinity;
 
-  return {
-    async read<Row extends object>(tenant: string, query: Query) {
-      watch.keepCurrent();
-      if (!watch.usable() || !(await hasReplayedWrites(tenant))) return primary.query<Row>(query);
-      try {
-        return await patiently(replica.query<Row>(query));
-      } catch (err) {
-        // Too slow for one is too slow for the other. Everything else, such as a table that the replica
-        // does not have yet or a conflict with its recovery, deserves the primary's answer.
-        if (err instanceof AppError && err.code === 'timeout') throw err;
-        if (err instanceof AppError) watch.lost(err);
-        return primary.query<Row>(query);
-      }
-    },
-
-    async markWrite(tenant, requestId) {
-      const position = await currentPosition();
-      try {
-        await marks.set(tenant, position);
-      } catch (err) {
-        log.warn(
-          { error: err, request_id: requestId },
-          'a write could not be marked: other processes may read the state before it',
-        );
-        distrust();
-      }
-    },
-
-    lagSeconds: () => watch.lagSeconds(),
-  };
+  function distrust(): void {
+    distrustUntil = performance.now() + DISTRUST_MS;
+  }
 
   /** The insert position, because the flushed one may lie before a commit made with synchronous_commit=off. */
   async function currentPosition(): Promise<string> {
-    try {
-      const [row] = await primary.query<{ position: string }>({
+    const rows = await primary
+      .query<{ position: string }>({
         name: 'replica_write_position',
         text: 'select pg_current_wal_insert_lsn()::text as position',
-      });
-      return padPosition(row?.position) ?? UNKNOWN_POSITION;
-    } catch {
-      return UNKNOWN_POSITION;
-    }
+      })
+      .catch(() => []);
+    return padPosition(rows[0]?.position) ?? UNKNOWN_POSITION;
   }
 
   async function hasReplayedWrites(tenant: string): Promise<boolean> {
-    const mark = marks.get(tenant);
+    const position = positions.get(tenant);
+    // Not waited for, and each failure prolongs the distrust.
     if (performance.now() < distrustUntil) {
-      // Not waited for, but seen: each failure prolongs the distrust.
-      mark.catch(distrust);
+      position.catch(distrust);
       return false;
     }
     try {
-      return await watch.hasReplayed(await mark);
+      return await monitor.hasReplayed(await position);
     } catch {
       distrust();
       return false;
     }
   }
 
-  function distrust(): void {
-    distrustUntil = performance.now() + DISTRUST_MS;
-  }
-
-  /** Waits as long as the replica is there; a frozen one would keep a read until its statement timeout. */
-  async function patiently<Row>(answer: Promise<Row[]>): Promise<Row[]> {
+  /** Waits as long as the replica is there: a frozen one would keep a read until its statement timeout. */
+  async function whileAlive<Row>(reading: Promise<Row[]>): Promise<Row[]> {
     for (;;) {
-      const rows = await inTime(answer, PATIENCE_MS);
+      const rows = await inTime(reading, CHECK_AFTER_MS);
       if (rows) return rows;
-      await watch.measure();
-      if (!watch.usable()) throw new AppError('unavailable', 'The service is temporarily unavailable');
+      await monitor.measure();
+      if (!monitor.usable()) throw new AppError('unavailable', 'The service is temporarily unavailable');
     }
   }
+
+  return {
+    lagSeconds: monitor.lagSeconds,
+
+    async read<Row extends object>(tenant: string, query: Query) {
+      monitor.keepCurrent();
+      if (!monitor.usable() || !(await hasReplayedWrites(tenant))) return primary.query<Row>(query);
+      try {
+        return await whileAlive(replica.query<Row>(query));
+      } catch (error) {
+        // Too slow for one is too slow for the other. For everything else, such as a table that the replica
+        // does not have yet or a conflict with its recovery, the primary is read.
+        if (error instanceof AppError && error.code === 'timeout') throw error;
+        if (error instanceof AppError) monitor.lost(error);
+        return primary.query<Row>(query);
+      }
+    },
+
+    async recordWritePosition(tenant, requestId) {
+      const position = await currentPosition();
+      try {
+        await positions.set(tenant, position);
+      } catch (error) {
+        log.warn(
+          { error, request_id: requestId },
+          'the position of a write could not be recorded: other processes may read the state before it',
+        );
+        distrust();
+      }
+    },
+  };
 }

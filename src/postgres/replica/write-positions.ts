@@ -1,91 +1,63 @@
 import { LRUCache } from 'lru-cache';
 
-/**
- * Where in the primary's log each tenant wrote last. A position is pg_lsn text with both halves padded to
- * eight digits, so that it sorts as a string.
- */
-export interface WriteMarks {
-  set(tenant: string, position: string): Promise<void>;
-  get(tenant: string): Promise<string | undefined>;
+/** The commands of ioredis that are needed here, of a Redis that does not evict (`noeviction`). */
+export interface PositionRedis {
+  ready(): boolean;
+  client: {
+    get(key: string): Promise<string | null>;
+    eval(script: string, keyCount: number, ...keysAndArguments: string[]): Promise<unknown>;
+  };
 }
 
-/** The commands of ioredis that marks need. They must not be evicted: a Redis with `noeviction`. */
-export interface MarkRedis {
-  get(key: string): Promise<string | null>;
-  eval(script: string, keyCount: number, ...keysAndArguments: string[]): Promise<unknown>;
-}
+export type WritePositions = ReturnType<typeof createWritePositions>;
 
-/** Mark of a write whose position could not be read: no replica is ever known to have replayed it. */
+/** Of a write whose position could not be read: no replica is ever known to have replayed it. */
 export const UNKNOWN_POSITION = 'FFFFFFFF/FFFFFFFF';
 
-/**
- * A mark may be forgotten when no replica in use can still lack its write. A replica is in use only while
- * it lags less than 10 s, so this leaves a wide margin.
- */
-export const MARK_TTL_SECONDS = 60;
-
+/** Longer than a replica in use can lack a write: it is in use only while it lags less than 10 s. */
+const TTL_MS = 60_000;
 const KEY_PREFIX = 'hp:wrote:';
 
-/** Marks of this process: enough for one, and the part of `createRedisMarks` that Redis cannot lose. */
-export function createLocalMarks(ttlSeconds = MARK_TTL_SECONDS, tenantsMax = 10_000): WriteMarks {
+/**
+ * Where in the log of the primary each tenant wrote last: pg_lsn text with both halves padded to eight digits, so
+ * that it sorts as a string. Writes end in one order and may be recorded in another: a position never goes back,
+ * except from unknown. With `redis` all processes share them, and `set` and `get` reject if Redis fails; the process
+ * that called `set` has its position all the same.
+ */
+export function createWritePositions(redis?: PositionRedis, tenantsMax = 10_000) {
   // What had to make room counts for every tenant, or its owner would read a state before its own write.
-  let floor = { position: '', expiresAt: 0 };
-  const marks = new LRUCache<string, string>({
+  let floor = { position: '', endsAtMs: 0 };
+  const own = new LRUCache<string, string>({
     max: tenantsMax,
-    ttl: ttlSeconds * 1000,
+    ttl: TTL_MS,
     dispose(position, _tenant, reason) {
       if (reason !== 'evict') return;
-      const expiresAt = performance.now() + ttlSeconds * 1000;
-      floor = { position: later(floor.position, position), expiresAt };
+      floor = { position: later(floor.position, position), endsAtMs: performance.now() + TTL_MS };
     },
   });
 
+  function readyClient() {
+    if (redis?.ready() === false) throw new Error('Redis is not ready');
+    return redis?.client;
+  }
+
   return {
-    async set(tenant, position) {
-      marks.set(tenant, replace(marks.get(tenant), position));
+    async set(tenant: string, position: string): Promise<void> {
+      const held = own.get(tenant) ?? UNKNOWN_POSITION;
+      own.set(tenant, held === UNKNOWN_POSITION ? position : later(held, position));
+      const ttl = String(TTL_MS);
+      await readyClient()?.eval(REPLACE, 1, KEY_PREFIX + tenant, position, ttl, UNKNOWN_POSITION);
     },
 
-    async get(tenant) {
-      const own = marks.get(tenant);
-      if (performance.now() > floor.expiresAt) return own;
-      return later(own ?? '', floor.position);
+    async get(tenant: string): Promise<string | undefined> {
+      const shared = (await readyClient()?.get(KEY_PREFIX + tenant)) ?? '';
+      const evicted = performance.now() > floor.endsAtMs ? '' : floor.position;
+      return later(later(own.get(tenant) ?? '', shared), evicted) || undefined;
     },
   };
 }
 
-/**
- * Marks shared by every process. `set` and `get` reject when Redis fails; the process that called `set`
- * has its mark all the same.
- */
-export function createRedisMarks(redis: MarkRedis, ttlSeconds = MARK_TTL_SECONDS): WriteMarks {
-  const local = createLocalMarks(ttlSeconds);
-
-  return {
-    async set(tenant, position) {
-      await local.set(tenant, position);
-      await redis.eval(
-        REPLACE,
-        1,
-        KEY_PREFIX + tenant,
-        position,
-        String(ttlSeconds * 1000),
-        UNKNOWN_POSITION,
-      );
-    },
-
-    async get(tenant) {
-      const [own, shared] = await Promise.all([local.get(tenant), redis.get(KEY_PREFIX + tenant)]);
-      return later(own ?? '', shared ?? '') || undefined;
-    },
-  };
-}
-
-/** Writes end in one order and may be marked in another: a mark never goes back, except from unknown. */
-function replace(held: string | undefined, position: string): string {
-  return held === undefined || held === UNKNOWN_POSITION ? position : later(held, position);
-}
-
-/** The same as `replace`, in one step for all processes. KEYS: mark. ARGV: position, ttl in ms, unknown. */
+/** As `set` does it, in one step for all processes. KEYS: position. ARGV: position, ttl in ms, unknown. */
 const REPLACE = `
 local held = redis.call('get', KEYS[1])
 if not held or held == ARGV[3] or held < ARGV[1] then
