@@ -13,13 +13,13 @@ const looks = new Counter('cache_looks');
 const isPublic = settings.statusUrls.length === 0;
 const NEW_SECONDS = 5;
 
-/** What each process said at the last look: counters since its start. */
+/** The counters of each process at the last reading. */
 const known = {};
 
 /**
- * Looks once a second at the counters of the cache and adds what came since, so that the rate is that of the run,
- * and after the warm-up that of the rest. STATUS_URL names the internal listeners: every process is known by its
- * address, and all are added up. Without it the processes behind BASE_URL have to be one.
+ * Reads the cache counters once a second and adds the differences, so that the hit rate covers this run only, and only
+ * the time after the warm-up. STATUS_URL names the metrics ports: processes are told apart by address and added up.
+ * Without STATUS_URL there must be only one process behind BASE_URL.
  */
 export function watchCache() {
   const from = Date.now();
@@ -32,7 +32,7 @@ export function watchCache() {
       );
     }
     known[address] = { ...status, phase };
-    // One that was started meanwhile counts from zero; of one seen for the first time nothing is known.
+    // A restarted process counts from zero. A process without an earlier reading adds nothing.
     const isSame = before && status.uptime_seconds >= before.uptime_seconds;
     const { hits, misses } = isSame ? before.cache : { hits: 0, misses: 0 };
     if (!before) continue;
@@ -44,7 +44,7 @@ export function watchCache() {
   sleep(Math.max(0, 1 - (Date.now() - from) / 1000));
 }
 
-/** For the setup: ends the run with what to mend when nothing can be read. */
+/** For the setup: if the counters cannot be read, ends the run and says what to change. */
 export function readStatus() {
   if (readAll().length < Math.max(1, settings.statusUrls.length)) {
     exec.test.abort(
@@ -54,7 +54,7 @@ export function readStatus() {
   }
 }
 
-/** A process that was started anew goes back too, but has just been started. */
+/** Counters fell, and not because the process was restarted: then another process has responded. */
 function wentBack(before, now) {
   const isLess = now.cache.hits < before.cache.hits || now.uptime_seconds < before.uptime_seconds;
   return isLess && now.uptime_seconds > NEW_SECONDS;
@@ -62,7 +62,7 @@ function wentBack(before, now) {
 
 function readAll() {
   if (isPublic) return read(`${settings.urls[0]}/v1/status`, headersOf(keys[0]), () => 'public');
-  // A new connection each time: behind one name another process may answer.
+  // A new connection each time, because one name may lead to several processes.
   return settings.statusUrls.flatMap((url) =>
     read(`${url}/internal/status`, { Connection: 'close' }, ({ remote_ip: ip, remote_port: port }) => {
       return `${ip}:${port}`;

@@ -2,7 +2,7 @@
 const [WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [900, 200, 60, 30, 24, 8];
 
 /**
- * Lines over time as SVG, from zero up.
+ * Draws lines over time as SVG. The axis begins at zero.
  * @param times seconds, rising @param lines name, colour, and a value for each time; null where there is none
  */
 export function chartOf(title, times, lines) {
@@ -28,7 +28,7 @@ export function chartOf(title, times, lines) {
 <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" font-size="11" role="img" aria-label="${title}">${grid.join('')}${ticks.join('')}${paths.join('')}</svg></figure>`;
 }
 
-/** The next of 1, 2, 5, 10, 20, 50 and so on; what is 0 gets an axis too. */
+/** Rounds up to 1, 2, 5, 10, 20, 50 and so on. 0 gets an axis too. */
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value || 1));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);

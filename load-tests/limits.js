@@ -8,7 +8,7 @@ import { settings } from './settings.js';
 import { fullestWindow, leastAdmitted } from './windows.js';
 
 const WINDOW_SECONDS = 60;
-/** How many times the limit each round offers, in how long: all at once, or evenly. */
+/** What each round offers: a multiple of the limit, all at once or evenly over some seconds. */
 const OVERLOAD = 2.5;
 const SPREAD_SECONDS = 20;
 const BATCHES_A_SECOND = 2;
@@ -19,15 +19,15 @@ const deniedCount = new Counter('limits_denied');
 const most = new Gauge('limits_most');
 
 /**
- * One user of k6 for each key, which nobody else may use meanwhile. A round offers much more than LIMIT, over
- * whichever replicas answer, waits as long as it was told to, and sends one request more, which has to be admitted.
+ * One k6 user per key. Nothing else may use the key. A round offers much more than LIMIT, to any replica, waits for
+ * Retry-After and sends one more request, which must be admitted.
  */
 export function limits() {
   const key = keys[exec.vu.idInTest - 1];
   const tags = { key: String(exec.vu.idInTest) };
   const admitted = [];
 
-  /** So many requests at the same time; resolves to how many were admitted, and how long the others are to wait. */
+  /** Sends `count` requests at the same time. Resolves to the number admitted and the wait of the others. */
   function offer(count) {
     const from = Date.now();
     const answers = http.batch(Array.from({ length: count }, () => requestWith(key)));
@@ -45,7 +45,7 @@ export function limits() {
 
   for (let round = 1; round <= settings.rounds; round += 1) {
     const before = admitted.length;
-    // Every second key: all at once.
+    // Every second key sends all at once.
     const last = exec.vu.idInTest % 2 === 0 ? offerAtOnce(offer) : offerEvenly(offer);
     const count = admitted.length - before;
     check(count, {
@@ -86,7 +86,7 @@ function requestWith(key) {
   return ['GET', urlOf('/orders?limit=1'), null, { headers: headersOf(key), responseCallback }];
 }
 
-/** What every answer says: of the limit, of what is left, and when there will be more. */
+/** The headers of every response: limit, remaining, reset. */
 function judge({ status, headers, body }) {
   const [, left, seconds] = (/^"minute";r=(\d+);t=(\d+)$/.exec(headers.Ratelimit) || []).map(Number);
   const isDenied = status === 429;

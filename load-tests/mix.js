@@ -6,7 +6,7 @@ import { keys, pick, send, unique } from './requests.js';
 const NOBODY = '0199d4f0-0000-7000-8000-000000000000';
 const users = new Counter('users');
 
-/** What arrives by itself, in shares of 100; together with the users it is what a real API sees. */
+/** Arrivals, as percentages. Together with the users they resemble the load of a real API. */
 const ARRIVALS = [
   [54, readHot],
   [12, readAgain],
@@ -20,14 +20,14 @@ const ARRIVALS = [
 
 let isNew = true;
 
-/** One thing that a client does, with any of the keys. */
+/** One action of a client, with a random key. */
 export function arrive(data) {
   let left = Math.random() * 100;
   const [, work] = ARRIVALS.find(([share]) => (left -= share) < 0) || ARRIVALS[0];
   work(Math.floor(Math.random() * keys.length), data);
 }
 
-/** A person: looks through the pages, opens an order and comes back to it, and makes one now and then. */
+/** A person: pages through orders, opens one, returns to it, and sometimes creates one. */
 export function use(data) {
   const index = Math.floor(Math.random() * keys.length);
   const think = () => sleep(0.5 + Math.random());
@@ -67,13 +67,13 @@ function readAgain(index, { orders }) {
   check(second, { 'read again: 304': ({ status }) => status === 304 });
 }
 
-/** What was just made, which no cache can hold. */
+/** Reads a new order, which is not cached. */
 function readCold(index) {
   const order = send(keys[index], 'create', 'POST', '/orders', [201], { body: newOrder(unique()) });
   if (check(order, { 'create: 201': isMade })) read(index, 'read cold', order.json('id'));
 }
 
-/** Up to three pages, which follow each other without a gap or a repetition. */
+/** Up to three pages, without gaps or repetitions. */
 function list(index) {
   let cursor = '';
   let last = '~';
@@ -97,7 +97,7 @@ function summary(index) {
   check(answer, { 'summary: 200': ({ status }) => status === 200 });
 }
 
-/** One in four is sent again, as after a timeout: the same order, not a second one. */
+/** One in four is sent again, as after a timeout. The result is the same order, not a second one. */
 function create(index) {
   const reference = unique();
   const sent = { body: newOrder(reference), headers: { 'Idempotency-Key': reference } };
@@ -110,7 +110,7 @@ function create(index) {
   });
 }
 
-/** Two changes of one version: the second has to lose; and a reference exists once. */
+/** Two changes of one version: the second must fail. A reference that exists must be refused. */
 function changeTwice(index) {
   const key = keys[index];
   const body = newOrder(unique());
@@ -126,7 +126,7 @@ function changeTwice(index) {
   });
 }
 
-/** What clients get wrong: it is answered with a problem, and costs nobody else anything. */
+/** Mistakes of clients: the response is a problem, and other clients are not affected. */
 function sendBad(index, { orders, strangers }) {
   const key = keys[index];
   const isProblem = (status, code) => (r) => r.status === status && r.json('code') === code;

@@ -4,13 +4,13 @@ import { settings } from './settings.js';
 import { peakRate, sliceSeconds, slices, stages, startRate, totalSeconds, type } from './types.js';
 
 const duration = `${totalSeconds}s`;
-/** What belongs to the load; the rest are the setup and the looks at the status. */
+/** Tags of the load. Other requests are the setup and the readings of the status. */
 const LOAD = { part: 'load' };
 const HAS_USERS = ['steady', 'stress', 'spike', 'soak'].includes(type) && settings.users > 0;
 const WATCHES_CACHE = type !== 'limits' && settings.hitPercent > 0;
 
 function arrivals() {
-  // So many may wait for an answer at once before one has to be dropped: those of two seconds.
+  // The requests of two seconds may be pending before k6 drops one.
   const most = Math.ceil(peakRate);
   const common = { exec: 'arrive', timeUnit: '1s', tags: LOAD, gracefulStop: '10s' };
   const users = { preAllocatedVUs: Math.min(Math.max(10, most), 500), maxVUs: Math.max(10, 2 * most) };
@@ -45,7 +45,7 @@ function scenarios() {
   };
 }
 
-/** What the service promises; a run that misses one ends with 99. */
+/** The promises of the service. A missed one ends the run with 99. */
 function promises() {
   if (type === 'limits') {
     return { checks: ['rate==1'], http_req_failed: ['rate==0'], limits_admitted: ['count>0'] };
@@ -64,13 +64,13 @@ function promises() {
     ...(HAS_USERS && { users: [`count>=${settings.users}`] }),
     ...(WATCHES_CACHE && {
       'cache_hit_rate{phase:measured}': [`rate>${settings.hitPercent / 100}`],
-      // A rate of nothing would pass.
+      // A rate without any request would pass.
       'cache_looks{phase:measured}': ['count>0'],
     }),
   };
 }
 
-/** Each slice by itself, as soon as it is over: over the whole run the good minutes would hide the bad ones. */
+/** Each slice on its own, when it is over. Over the whole run the good minutes would hide the bad ones. */
 function breaks() {
   const found = { dropped_iterations: [{ threshold: 'count==0', abortOnFail: true, delayAbortEval: '5s' }] };
   for (let slice = 0; slice < slices; slice += 1) {
@@ -83,7 +83,7 @@ function breaks() {
   return found;
 }
 
-/** k6 sums up by tags only what a threshold names; an empty one promises nothing. */
+/** k6 aggregates by tag only what a threshold names. An empty threshold promises nothing. */
 function sums() {
   const names = NAMES.flatMap((name) => [`http_req_duration{name:${name}}`, `http_req_failed{name:${name}}`]);
   const numbers = Array.from({ length: slices }, (_, slice) => slice);
@@ -109,9 +109,9 @@ function sums() {
 export const options = {
   scenarios: scenarios(),
   thresholds: { ...sums(), ...promises() },
-  // The certificate of a stack on a laptop is self-signed.
+  // A stack without its own certificate has a self-signed one.
   insecureSkipTLSVerify: settings.insecure,
-  // A name may have several addresses: one replica after the other.
+  // If a name has several addresses, take one replica after the other.
   dns: { ttl: '5s', select: 'roundRobin', policy: 'preferIPv4' },
   batch: 50,
   batchPerHost: 50,

@@ -8,7 +8,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.
 border-bottom:1px solid #d1d9e0}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}
 figure{margin:1rem 0}figcaption{font-weight:600}.key{font-weight:400;margin-left:1rem}`;
 
-/** A run as one HTML file that needs nothing else. @param result of result.js */
+/** Writes the results as one HTML file without dependencies. @param result of result.js */
 export function pageOf(result) {
   const { type, url, seconds, endedAt, passed, brokeAt, duration, slices } = result;
   const parts = [

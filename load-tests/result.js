@@ -1,7 +1,7 @@
 // Goes with the example: src/features/orders
 
 /**
- * What a run gives as JSON and as a page, from what k6 sums up. Times in ms, rates in 1/s, shares in percent.
+ * The results of a run, from the summary of k6, for the JSON file and the page. Times in ms, rates in 1/s, shares in %.
  * @param plan type, url, totalSeconds, names, statuses, keys (how many), slices, sliceSeconds, rateAt(second), limit
  */
 export function resultOf({ metrics, root_group: group, state }, plan) {
@@ -20,7 +20,7 @@ export function resultOf({ metrics, root_group: group, state }, plan) {
   const thresholds = Object.entries(metrics).flatMap(([metric, { thresholds: own = {} }]) =>
     Object.entries(own).map(([threshold, { ok }]) => ({ metric, threshold, ok })),
   );
-  // A run that was ended from outside, or by a mistake in its settings, has shown nothing.
+  // A run that was interrupted, or had wrong settings, shows nothing.
   const isWhole = state.testRunDurationMs >= 1000 * plan.totalSeconds;
   const missed = thresholds.filter(({ ok }) => !ok).map(({ metric, threshold }) => `${metric}: ${threshold}`);
   const slices = Array.from({ length: plan.slices }, (_, slice) => sliceOf(slice)).filter(
@@ -54,7 +54,7 @@ export function resultOf({ metrics, root_group: group, state }, plan) {
     users: value('users', 'count'),
     duration: durations(`http_req_duration${load}`),
     failedPercent: percent(`http_req_failed${load}`),
-    /** By status; 0 is no answer. */
+    /** By status; 0: no response. */
     failures: plan.statuses
       .map((status) => ({ status, count: value(`failures{status:${status}}`, 'count') }))
       .filter(({ count }) => count > 0),
@@ -62,7 +62,7 @@ export function resultOf({ metrics, root_group: group, state }, plan) {
     dropped: value('dropped_iterations', 'count'),
     hitPercent: has('cache_hit_rate{phase:measured}') ? percent('cache_hit_rate{phase:measured}') : null,
     brokeAt: plan.type === 'breakpoint' ? breakOf(slices, metrics, thresholds) : null,
-    // What k6 sums up by slice is there for the plots; what was promised is the rest.
+    // Figures per slice are for the plots. The others are promises.
     thresholds: thresholds.filter(({ metric }) => !metric.includes('{slice:')),
     checks: group.checks.map(({ name, passes, fails }) => ({ name, passes, fails })),
     byName: plan.names
@@ -92,7 +92,7 @@ export function resultOf({ metrics, root_group: group, state }, plan) {
   };
 }
 
-/** Where a breakpoint run ended: the first part that missed a promise, and what was answered in the one before. */
+/** Where a breakpoint run ended: the first slice that missed a promise, and the throughput of the slice before. */
 function breakOf(slices, metrics, thresholds) {
   if (thresholds.every(({ ok }) => ok)) return null;
   const missed = (slice) =>

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Goes with the example: src/features/orders
 # Runs one kind of load test: load-tests/run.sh [smoke|steady|stress|spike|soak|breakpoint|limits]
-# Takes BASE_URL and API_KEYS_FILE (a key on each line) from the environment, and k6 from PATH, or else from its image,
-# by default against the compose stack that runs here. Ends as k6 does: 99 when a promise was missed. The results go
-# to RESULTS, by default load-tests/results. docs/load-testing.md has the rest.
+# Set BASE_URL and API_KEYS_FILE (one key per line). Uses k6 from the PATH, or its image, by default against the compose
+# stack that runs here. Exits as k6 does: 99 if a promise was missed. Writes results to RESULTS, by default
+# load-tests/results. See docs/load-testing.md.
 set -Eeuo pipefail
 
 fail() {
@@ -29,14 +29,14 @@ cd "$(dirname "$0")/.."
 
 if command -v k6 >/dev/null; then
   [ -n "${BASE_URL:-}" ] || fail 'Set BASE_URL: where the API answers, such as https://api.example.com'
-  # Its own listener is on a fixed port, which another run may have.
+  # k6 listens on a fixed port by default, which another run may use.
   run=(k6 run --address localhost:0 load-tests/api-load-test.js)
-  # Its progress is for a terminal.
+  # The progress display needs a terminal.
   [ -t 1 ] || run+=(--quiet)
 elif docker info >/dev/null 2>&1; then
   run=(docker compose --profile load run --rm --user "$(id -u):$(id -g)")
   if [ -n "${BASE_URL:-}" ]; then
-    # Somewhere else: nothing of the stack that runs here is asked.
+    # Another target: do not use the stack that runs here.
     run+=(--no-deps)
     export STATUS_URL=${STATUS_URL:-}
   fi

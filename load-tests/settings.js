@@ -1,6 +1,6 @@
 // Goes with the example: src/features/orders
 
-/** What the environment asks for; docs/load-testing.md explains each variable. @throws Error that names a wrong one */
+/** Settings from the environment. docs/load-testing.md explains them. @throws Error that names an invalid variable */
 export const settings = {
   type: __ENV.TEST_TYPE || 'smoke',
   urls: list('BASE_URL'),

@@ -9,7 +9,7 @@ import { type } from './types.js';
 
 const HOT = 20;
 
-/** What the run works on, by the number of the key: orders that it has, and a key of another tenant, if there is one. */
+/** Per key: orders that exist, and a key of another tenant if there is one. */
 export function setup() {
   for (const url of settings.urls) {
     const { status, error } = http.get(`${url}/health/ready`);

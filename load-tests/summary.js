@@ -5,13 +5,13 @@ import { resultOf } from './result.js';
 import { settings } from './settings.js';
 import { rateAt, slices, sliceSeconds, totalSeconds, type } from './types.js';
 
-/** The figures for a person; where RESULTS names a folder, all of them as JSON and as a page with plots. */
+/** Prints the figures. If RESULTS names a folder, also writes them as JSON and as a page with plots. */
 export function handleSummary(data) {
   const isLimits = type === 'limits';
   const result = resultOf(data, {
     type,
     url: settings.urls.join(', '),
-    // How long the limits make it wait, they decide.
+    // The limits decide how long a `limits` run waits.
     totalSeconds: isLimits ? 0 : totalSeconds,
     limit: settings.limit,
     keys: isLimits ? keys.length : 0,

@@ -2,15 +2,15 @@
 import { settings } from './settings.js';
 
 /**
- * Of each type: seconds, and how the rate goes: steps of [multiple of RATE that is reached, share of the time].
- * Arrivals, not users that wait for answers: a service that gets slow gets no fewer requests for it.
+ * Per type: seconds, and the rate as steps of [multiple of RATE to reach, share of the time]. The load is arrivals, so
+ * a slow service gets as many requests as a fast one.
  */
 const TYPES = {
-  /** Does it work at all? Two a second. */
+  /** Does it work at all? Two arrivals a second. */
   smoke: { seconds: 30, steps: [[2 / settings.rate, 1]] },
   /** An ordinary day. */
   steady: { seconds: 300, steps: [[1, 1]] },
-  /** More than it is made for, for a while. */
+  /** More than planned, for a while. */
   stress: {
     seconds: 480,
     from: 0.1,
@@ -21,7 +21,7 @@ const TYPES = {
       [0.1, 0.125],
     ],
   },
-  /** Ten times as much from one moment to the next, and back. */
+  /** Ten times the rate at once, and back. */
   spike: {
     seconds: 160,
     from: 1,
@@ -33,11 +33,11 @@ const TYPES = {
       [1, 0.375],
     ],
   },
-  /** Does it grow? */
+  /** Does memory grow? */
   soak: { seconds: 3600, steps: [[1, 1]] },
-  /** Up until it breaks. */
+  /** Rises until a promise is missed. */
   breakpoint: { seconds: 600, from: 0.1, steps: [[20, 1]] },
-  /** Not a load: what the limits of a few keys admit and say. */
+  /** No load, but a test of the limits of a few keys. */
   limits: { seconds: settings.rounds * 62 + 20, steps: [] },
 };
 
@@ -47,23 +47,23 @@ if (!TYPES[type]) throw new Error(`TEST_TYPE=${type} is none of ${Object.keys(TY
 const { seconds: standardSeconds, from, steps } = TYPES[type];
 export const totalSeconds = settings.seconds && type !== 'limits' ? settings.seconds : standardSeconds;
 
-/** Rates in iterations a second, times in seconds. */
+/** Rates in iterations per second, times in seconds. */
 export const stages = steps.map(([multiple, share]) => ({
   rate: multiple * settings.rate,
   seconds: share * totalSeconds,
 }));
-/** Undefined for a rate that stays. */
+/** Undefined for a constant rate. */
 export const startRate = from && from * settings.rate;
 export const peakRate = Math.max(...stages.map(({ rate }) => rate), 1);
 
-/** What is sent is told apart by parts of the time, of which there are 60 or a few more. */
+/** Requests are tagged with a slice of the time. There are 60 slices or a few more. */
 export const sliceSeconds = Math.max(1, Math.ceil(totalSeconds / 60));
 export const slices = Math.ceil(totalSeconds / sliceSeconds);
 
-/** The cache is cold at first. */
+/** At first the cache is empty. */
 export const warmUpSeconds = Math.min(30, 0.2 * totalSeconds);
 
-/** Iterations a second that were due after so many seconds. */
+/** Iterations per second that are due at a time. */
 export function rateAt(second) {
   let before = startRate || stages[0].rate;
   let left = second;

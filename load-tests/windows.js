@@ -1,8 +1,8 @@
 // Goes with the example: src/features/orders
 
 /**
- * Of requests that were admitted, each somewhere between its moments `from` and `to`: how many there were at least in
- * the fullest window of so many milliseconds. Never more than there can have been, however late an answer came.
+ * Each request was admitted between its `from` and its `to`. Returns the smallest possible number of requests in the
+ * fullest window of this length. A late response never makes it larger than it can have been.
  */
 export function fullestWindow(admitted, windowMs) {
   let most = 0;
@@ -13,7 +13,7 @@ export function fullestWindow(admitted, windowMs) {
   return most;
 }
 
-/** How many of a limit have to be admitted at least when there are more: a late answer of Redis takes its token along. */
+/** The smallest number of admitted requests that passes: a late response from Redis loses its tokens. */
 export function leastAdmitted(limit) {
   return Math.min(Math.floor(0.95 * limit), limit < 100 ? limit - 2 : Infinity);
 }

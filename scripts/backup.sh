@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Backups of the database. A dump counts only after it was restored into a scratch database and found equal.
+# Backs up the database. A dump counts as a backup only after it was restored into a scratch database and compared.
 #
-#   backup.sh run               one backup now: dump, check, restore and compare, keep, copy, thin out
-#   backup.sh schedule          one every day at BACKUP_AT (UTC), for ever; what the compose service runs
-#   backup.sh check FILE        restores FILE into a scratch database and compares it with what it says of itself
-#   backup.sh verify NAME       whether NAME is what was written, and can be decrypted
-#   backup.sh cat NAME          the dump of NAME on stdout, checked and as pg_restore reads it
-#   backup.sh facts DATABASE    schema version and rows of each table
-#   backup.sh list              what there is, newest last
-#   backup.sh thin [--dry-run]  deletes what is older than the retention; never the last good one
+#   backup.sh run               one backup now: dump, restore and compare, keep, delete old backups, copy
+#   backup.sh schedule          one backup every day at BACKUP_AT (UTC); the compose service runs this
+#   backup.sh check FILE        restores FILE into a scratch database and compares it with its facts
+#   backup.sh verify NAME       checks the checksum of NAME, and that it can be decrypted
+#   backup.sh cat NAME          verifies NAME and writes its dump to stdout, in the format of pg_restore
+#   backup.sh facts DATABASE    prints the schema version and the rows of each table
+#   backup.sh list              lists all backups, newest last
+#   backup.sh thin [--dry-run]  deletes backups beyond the retention; never the newest one
 #
 # Connects as PGUSER to PGDATABASE on PGHOST, with the password in PGPASSWORD or PASSWORD_FILE. Writes to
 # BACKUP_DIR: NAME.dump (or NAME.dump.enc), NAME.facts (schema version and rows of each table), NAME.sha256.
-# Exit codes: 0 done, 1 failed, 2 wrong use, 3 another backup is running.
+# Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 another backup is running.
 set -Eeuo pipefail
 umask 077
 # shellcheck source=scripts/common.sh
@@ -25,9 +25,9 @@ BACKUP_AT=${BACKUP_AT:-02:00}
 BACKUP_KEEP_DAILY=${BACKUP_KEEP_DAILY:-7}
 BACKUP_KEEP_WEEKLY=${BACKUP_KEEP_WEEKLY:-4}
 BACKUP_KEEP_MONTHLY=${BACKUP_KEEP_MONTHLY:-12}
-# Encrypts with AES-256 when this file exists. Without it the dump is as secret as the database.
+# If this file exists, the backup is encrypted with AES-256. Without it, protect the dump like the database.
 BACKUP_PASSPHRASE_FILE=${BACKUP_PASSPHRASE_FILE:-/run/secrets/backup_passphrase}
-# Run with the backup's files as arguments; its failure is the backup's.
+# Runs with the backup's files as arguments. If it fails, the backup fails.
 BACKUP_COPY_COMMAND=${BACKUP_COPY_COMMAND:-}
 METRICS_DIR=${METRICS_DIR:-}
 PGDATABASE=${PGDATABASE:-hardpoint}
@@ -39,7 +39,7 @@ done
 
 query() { psql -XqAt -v ON_ERROR_STOP=1 "$@"; }
 
-# facts DATABASE: one line for the schema version, one for each table with its rows, in a fixed order.
+# facts DATABASE: one line for the schema version and one line per table with its rows, in a fixed order.
 FACTS_SQL="
 select 'schema ' || coalesce(max(name), 'none') from schema_migration;
 select format('select %L || count(*) from %I.%I', schemaname || '.' || tablename || ' ', schemaname, tablename)
@@ -47,17 +47,17 @@ select format('select %L || count(*) from %I.%I', schemaname || '.' || tablename
 "
 facts() { query -d "$1" <<<"$FACTS_SQL"; }
 
-cipher() { # what openssl itself reads would keep a byte order mark and blanks
+cipher() { # openssl itself would keep a byte order mark and blanks
   local passphrase
   passphrase=$(secret_in "$BACKUP_PASSPHRASE_FILE") || return 1
   openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass file:<(printf '%s\n' "$passphrase") "$@"
 }
 seal() { if [ -e "$BACKUP_PASSPHRASE_FILE" ]; then cipher -salt; else cat; fi; }
 
-# dump FILE FACTS: both of one snapshot. Nothing is written in the clear that is to be encrypted.
+# dump FILE FACTS: writes both from one snapshot. With encryption no plain text reaches the disk.
 dump() {
   local snapshot line extensions
-  # Statistics of statements belong to the server, and the extension to its superuser.
+  # Statement statistics belong to the server, and their extension to the superuser.
   mapfile -t extensions < <(query <<<"select format('--extension=%I', extname) from pg_extension
     where extname <> 'pg_stat_statements'")
   [ ${#extensions[@]} -gt 0 ] || die "cannot read the database $PGDATABASE"
@@ -75,7 +75,7 @@ dump() {
   [ -s "$2" ] || die 'the database told nothing of itself'
 }
 
-# whole FILE: it, and its facts, are what was written.
+# whole FILE: verifies the checksums of FILE and its facts.
 whole() {
   local name
   name=$(basename "${1%.enc}" .dump)
@@ -84,7 +84,7 @@ whole() {
     die "$1 is damaged, its sum is not that of what was written: use another one (backup.sh list)"
 }
 
-# decryptable FILE: with the passphrase at hand. Every dump begins with the same letters.
+# decryptable FILE: verifies the passphrase. Every dump begins with PGDMP.
 decryptable() {
   [[ $1 = *.enc ]] || return 0
   [ -s "$BACKUP_PASSPHRASE_FILE" ] ||
@@ -93,19 +93,19 @@ decryptable() {
     die "$1 was not encrypted with the passphrase in $BACKUP_PASSPHRASE_FILE"
 }
 
-open_dump() { # FILE: the plain dump on stdout
+open_dump() { # FILE: writes the plain dump to stdout
   case $1 in *.enc) cipher -d -in "$1" ;; *) cat "$1" ;; esac
 }
 
-# drop DATABASE: a run that was killed may have left a session there. Without `force`, which would have to end autovacuum
-# and may not, Postgres itself sends autovacuum away.
+# drop DATABASE: ends the sessions of a killed run first. Not with `force`: this role may not end autovacuum. A plain
+# drop makes Postgres stop autovacuum itself.
 drop() {
   query -d postgres -c "select pg_terminate_backend(pid, 5000) from pg_stat_activity
     where datname = '$1' and usename = current_user" >/dev/null
   query -d postgres -c 'set client_min_messages = error' -c "drop database if exists \"$1\""
 }
 
-# check FILE FACTS: restores FILE into a database of its own and compares; that database never stays.
+# check FILE FACTS: restores FILE into a scratch database, compares it, and drops the database.
 check() {
   local scratch=${PGDATABASE}_restore_test status=0
   drop "$scratch"
@@ -119,7 +119,7 @@ check() {
   [ "$status" -eq 0 ] || die "$1 does not count: it cannot be restored, or holds something else than the database did"
 }
 
-# One at a time: two would share the scratch database and clean each other's files away.
+# One at a time: two runs would share the scratch database and delete each other's files.
 lock() {
   mkdir -p "$BACKUP_DIR"
   exec 9>"$BACKUP_DIR/.lock"
@@ -142,11 +142,11 @@ run() {
   files=("$BACKUP_DIR/$dump" "$BACKUP_DIR/$name.facts" "$BACKUP_DIR/$name.sha256")
   mv "$partial$name.facts" "${files[1]}"
   mv "$partial$dump" "${files[0]}"
-  # The sum comes last: a backup without it is none.
+  # The checksum comes last: without it there is no backup.
   (cd "$BACKUP_DIR" && sha256sum "$dump" "$name.facts" >"$partial$name.sha256")
   mv "$partial$name.sha256" "${files[2]}"
   thin
-  # shellcheck disable=SC2086 # a command with its arguments
+  # shellcheck disable=SC2086 # a command with arguments
   [ -z "$BACKUP_COPY_COMMAND" ] || $BACKUP_COPY_COMMAND "${files[@]}" ||
     die "$name is here, but its copy failed: $BACKUP_COPY_COMMAND"
   bytes=$(stat -c %s "${files[0]}")
@@ -175,7 +175,7 @@ METRICS
   mv "$METRICS_DIR/.backup.prom" "$METRICS_DIR/backup.prom"
 }
 
-good() { # the names of all whole backups, oldest first
+good() { # prints the names of all complete backups, oldest first
   local sum
   for sum in "$BACKUP_DIR"/????????T??????Z.sha256; do
     sum=${sum##*/}
@@ -183,8 +183,8 @@ good() { # the names of all whole backups, oldest first
   done
 }
 
-# thin [--dry-run]: of the newest days, weeks and months that have a backup the last one of each stays, and the
-# newest in any case. Counted in backups, not from today: where none was made for a month, nothing goes.
+# thin [--dry-run]: keeps the last backup of each of the newest days, weeks and months that have one, and always the
+# newest. It counts backups and not calendar days: if none was made for a month, none is deleted.
 thin() {
   local names name week keep=newest old=()
   local -A days=() weeks=() months=()
@@ -198,12 +198,12 @@ thin() {
     keep=''
   done < <(paste -d ' ' <(printf '%s\n' "$names") <(cut -c 1-8 <<<"$names" | date -u -f - +%G-%V))
   [ ${#old[@]} -gt 0 ] && [ "${1:-}" != --dry-run ] || return 0
-  # The sums first: what is left half deleted is no backup.
+  # Checksums first: a backup that is half deleted no longer counts.
   rm -f "${old[@]/%/.sha256}"
   rm -f "${old[@]/%/.dump}" "${old[@]/%/.dump.enc}" "${old[@]/%/.facts}"
 }
 
-# No command substitution once the trap is set: bash 5.2 that gets a signal while it reads one fails on the trap.
+# No command substitution once the trap is set: bash 5.2 fails on the trap if a signal arrives during one.
 schedule() {
   local at now next text
   at=$(date -u -d "today $BACKUP_AT" +%s 2>/dev/null) || die "BACKUP_AT=$BACKUP_AT must be a time such as 02:00"
@@ -211,7 +211,7 @@ schedule() {
   trap 'exit 0' TERM INT
   while true; do
     printf -v now '%(%s)T' -1
-    # The next moment at that second of a day; in UTC all days are equally long.
+    # The next time of day; in UTC all days have the same length.
     next=$((now + 86400 - (now - at) % 86400))
     TZ=UTC printf -v text '%(%FT%TZ)T' "$next"
     say "next backup at $text"
@@ -221,8 +221,8 @@ schedule() {
   done
 }
 
-# In a file of libpq's own kind: an environment shows it to whoever may list processes. Each run makes its own, so that
-# a changed password counts from the next one.
+# In a password file, because every user who may list processes can read an environment. Each run writes its own file,
+# so a changed password takes effect in the next run.
 if [ -n "${PASSWORD_FILE:-}" ] && [ "${1:-}" != schedule ]; then
   password=$(secret_in "$PASSWORD_FILE")
   PGPASSFILE=$(mktemp)

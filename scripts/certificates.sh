@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The certificate of SERVER_NAME (.env) from Let's Encrypt, by certbot in a container. nginx answers the
-# challenge on port 80, so the name must lead here and the stack must run.
+# Gets a certificate for SERVER_NAME (.env) from Let's Encrypt, with certbot in a container. nginx serves the challenge
+# on port 80, so DNS of that name must point to this host and the stack must run.
 #
-#   certificates.sh obtain [--dry-run]   the first one, in the place of the self-signed
-#   certificates.sh renew [--dry-run]    when it is due; daily from cron. Reloads nginx when there is a new one
+#   certificates.sh obtain [--dry-run]   gets the first certificate and replaces the self-signed one
+#   certificates.sh renew [--dry-run]    renews it if due, and reloads nginx if it is new; run it daily from cron
 #
-# ACME_EMAIL (.env) gets mail of the authority. Everything is kept in TLS_DIR (nginx/ssl), which git ignores.
-# Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused.
+# Let's Encrypt sends mail to ACME_EMAIL (.env). All files are in TLS_DIR (nginx/ssl), which git ignores.
+# Exit codes: 0 done or nothing new, 1 failed, 2 wrong arguments, 3 refused.
 set -Eeuo pipefail
 umask 077
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ sum() { cksum "$TLS_DIR/fullchain.pem" 2>/dev/null || true; }
 before=$(sum)
 ssl=$(realpath "$TLS_DIR")
 mkdir -p "$ssl/letsencrypt" nginx/acme
-chmod 0755 nginx/acme # nginx, another user, reads the challenge there
+chmod 0755 nginx/acme # nginx runs as another user and reads the challenge there
 # shellcheck disable=SC2016 # certbot's shell expands it
 hook='cp -L "$RENEWED_LINEAGE/fullchain.pem" "$RENEWED_LINEAGE/privkey.pem" /ssl/'
 case $1 in

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: how they speak. Whatever goes wrong is said on stderr.
+# Sourced by the other scripts: messages on stderr, usage, settings.
 
 say() { TZ=UTC printf '%(%FT%TZ)T %s\n' -1 "$*" >&2; }
 
@@ -8,7 +8,7 @@ die() {
   exit 1
 }
 
-# The comment at the head of the script, up to its first `set`.
+# Prints the comment at the top of the script, up to its first `set`.
 usage() {
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
   exit 2
@@ -16,8 +16,8 @@ usage() {
 
 declare -A SETTINGS=()
 
-# read_settings NAME…: as docker compose itself reads them, from the environment and from .env or what COMPOSE_ENV_FILES
-# names. A reader of our own would differ from it in blanks, `export`, comments and quotes. Fails when compose does.
+# read_settings NAME…: lets docker compose read them from the environment and from .env or COMPOSE_ENV_FILES. A parser
+# of our own would differ in blanks, `export`, comments and quotes. Fails if compose fails.
 read_settings() {
   local name value text status=0
   text=$({
@@ -27,7 +27,7 @@ read_settings() {
   } | docker compose -f - config --format json 2>/dev/null) || status=1
   for name in "$@"; do
     value=$(sed -n "s/^ *\"$name\": \"\(.*\)\",\{0,1\}$/\1/p" <<<"$text")
-    # The escapes of JSON, and the dollars that compose doubles.
+    # Undo the escapes of JSON, and the dollars that compose doubles.
     value=${value//\\\"/\\x22}
     printf -v "SETTINGS[$name]" %b "${value//\$\$/\$}"
     [ "$status" -eq 0 ] || SETTINGS[$name]=${!name:-}
@@ -35,5 +35,5 @@ read_settings() {
   return "$status"
 }
 
-# setting NAME DEFAULT: one that was read; empty is unset.
+# setting NAME DEFAULT: prints a setting that was read. Empty counts as unset.
 setting() { printf '%s\n' "${SETTINGS[$1]:-$2}"; }

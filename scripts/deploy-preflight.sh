@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by deploy.sh: what must hold before anything is touched. All problems are told at once.
+# Sourced by deploy.sh: checks before anything is changed. It reports all problems at once.
 
-# Variables of the service that compose.yaml does not pass on: .env.example says what decides instead.
+# Variables that compose.yaml does not pass on to the service. .env.example says what decides instead.
 FIXED_BY_COMPOSE='API_HOST API_PORT METRICS_HOST METRICS_PORT TRUSTED_PROXIES ENFORCE_HTTPS API_KEY_SECRET SECRET_KEY
   DATABASE_URL DATABASE_URL_REPLICA DATABASE_MIGRATION_URL REDIS_URL REDIS_CACHE_URL DRAIN_DELAY_SECONDS
   SHUTDOWN_TIMEOUT_SECONDS'
@@ -44,7 +44,7 @@ check_engine() { # IMAGE
     problem "compose.yaml and $ENV_FILE do not fit together: $(tail -n 1 <<<"$reason")"
 }
 
-# A tag that moves is another release tomorrow, and no way back.
+# A tag that moves names another release tomorrow, so a rollback would be impossible.
 check_images() { # IMAGE
   local image tag
   while read -r image; do
@@ -77,7 +77,7 @@ check_env_file() {
   names=$(grep -iE '^[[:space:]]*(export[[:space:]]+)?[A-Z0-9_]+[[:space:]]*[=:].*(change.?me|placeholder|your[_-]|<[^>]+>|example\.(com|org)|xxxx)' "$ENV_FILE" |
     sed -E 's/^[[:space:]]*(export[[:space:]]+)?([A-Za-z0-9_]+).*/\2/') || true
   [ -z "$names" ] || problem "placeholders in $ENV_FILE, set real values: ${names//$'\n'/, }"
-  # In the file alone: the shell of whoever deploys may hold variables for another purpose.
+  # Only in the file: the shell may have the same variables for another purpose.
   # shellcheck disable=SC2086 # a list
   without_effect=$(
     unset $FIXED_BY_COMPOSE
@@ -91,7 +91,7 @@ check_env_file() {
   esac
 }
 
-# The rule that the service has for its own secrets. Nothing of a value is shown.
+# The same rules as in the service. No part of a value is shown.
 check_secrets() {
   local file value why
   for file in "$SECRETS_DIR"/*; do
@@ -99,7 +99,7 @@ check_secrets() {
     case $file in *.md) continue ;; esac
     private "$file"
     value=$(secret_in "$file" 2>&1) || { problem "${value#error: }"; continue; }
-    # Made by others, in their form.
+    # Issued by others, in their own formats.
     case $file in */pagerduty_key | */slack_url | */heartbeat_url | */otel_exporter_otlp_headers) continue ;; esac
     why=
     [ "$(fold -w 1 <<<"$value" | sort -u | wc -l)" -ge 10 ] || why='has fewer than 10 different characters'
@@ -112,7 +112,7 @@ check_secrets() {
 check_certificate() {
   local chain=$TLS_DIR/fullchain.pem
   [ ! -f "$TLS_DIR/privkey.pem" ] || private "$TLS_DIR/privkey.pem"
-  [ -e "$chain" ] || return 0 # made at the first start, self-signed
+  [ -e "$chain" ] || return 0 # the first start creates a self-signed one
   if ! openssl x509 -in "$chain" -noout >/dev/null 2>&1; then
     problem "$chain is no certificate, or cannot be read by $(id -un)"
   elif ! openssl x509 -in "$chain" -noout -checkend $((14 * 86400)) >/dev/null 2>&1; then

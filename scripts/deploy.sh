@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Runs the stack of compose.yaml on one host, and replaces the service without losing a request.
 #
-#   deploy.sh deploy [IMAGE]   everything: preflight, backup, migrations, the whole stack, the service last
-#   deploy.sh update [IMAGE]   the service alone: preflight, backup, migrations, one replica after another, watch
-#   deploy.sh rollback         the image before, the same way; the schema stays (an older release tolerates it)
-#   deploy.sh preflight [IMAGE]  only the checks
+#   deploy.sh deploy [IMAGE]     preflight, backup, migrations, the service, the rest of the stack
+#   deploy.sh update [IMAGE]     the service only: preflight, backup, migrations, one replica after another, monitor
+#   deploy.sh rollback           the previous image, in the same way; the schema stays (an older release works with it)
+#   deploy.sh preflight [IMAGE]  the checks only
 #   deploy.sh backup | restore NAME [--force] | status | logs [SERVICE] | stop
 #
-# IMAGE is NAME:TAG or NAME@sha256:…; without it the sources here are built and tagged with the commit. Values
-# come from .env (or the one file in COMPOSE_ENV_FILES): API_REPLICAS (2), DEPLOY_WATCH_SECONDS (300; 0: no
-# watch), DEPLOY_MIN_FREE_GB (5). What is being done is kept in .deploy/: an interrupted deploy or update is
-# finished by running it again, without IMAGE too, and undone by rollback.
-# Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by the preflight, 4 rolled back, 5 another run is going on.
+# IMAGE is NAME:TAG or NAME@sha256:…; without it the script builds the sources and tags them with the commit. Settings
+# are in .env (or the one file in COMPOSE_ENV_FILES): API_REPLICAS (2), DEPLOY_WATCH_SECONDS (300; 0: no monitor),
+# DEPLOY_MIN_FREE_GB (5). The state is in .deploy/. After an interrupted deploy or update, repeat the command to
+# continue (IMAGE is optional), or use rollback.
+# Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 refused by the preflight, 4 rolled back, 5 another run is active.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
@@ -23,25 +23,25 @@ cd "$(dirname "$0")/.."
 
 STATE=${DEPLOY_STATE:-.deploy}
 ENV_FILE=${COMPOSE_ENV_FILES:-.env}
-# The preflight says why, if compose cannot read them.
+# If compose cannot read them, the preflight says why.
 read_settings SECRETS_DIR TLS_DIR API_REPLICAS DEPLOY_WATCH_SECONDS DEPLOY_MIN_FREE_GB DEPLOY_SERVICES CORS_ORIGINS || true
 SECRETS_DIR=$(setting SECRETS_DIR secrets)
 TLS_DIR=$(setting TLS_DIR nginx/ssl)
 API_REPLICAS=$(setting API_REPLICAS 2)
 DEPLOY_WATCH_SECONDS=$(setting DEPLOY_WATCH_SECONDS 300)
 DEPLOY_MIN_FREE_GB=$(setting DEPLOY_MIN_FREE_GB 5)
-# What `deploy` brings up, all unless told: DEPLOY_SERVICES="nginx backup".
+# The services that `deploy` starts; empty: all. Example: DEPLOY_SERVICES="nginx backup".
 read -ra SERVICES <<<"$(setting DEPLOY_SERVICES '')"
 
 current() { cat "$STATE/current" 2>/dev/null || true; }
-# What an interrupted run was going over to.
+# The target image of an interrupted run.
 next() { cat "$STATE/next" 2>/dev/null || true; }
 
 # --- the service, one replica after another -------------------------------------------------------------------
 
 running() { docker compose ps -q "$@" 2>/dev/null; }
 
-# old IMAGE: the replicas that run something else.
+# old IMAGE: prints the replicas that run another image.
 old() {
   local id wanted
   wanted=$(docker image inspect -f '{{.Id}}' "$1")
@@ -50,7 +50,7 @@ old() {
   done
 }
 
-# scale COUNT: so many replicas, all healthy; or says in what state each is.
+# scale COUNT: waits until COUNT replicas are healthy. If not, prints the state of each.
 scale() {
   local output
   output=$(docker compose up -d --no-deps --no-recreate --no-build --scale "api=$1" --wait --wait-timeout 120 api 2>&1) &&
@@ -62,8 +62,8 @@ scale() {
   return 1
 }
 
-# roll IMAGE: a new replica is healthy before an old one is told to stop. The old one goes on answering while
-# nginx learns that it leaves.
+# roll IMAGE: stops an old replica only after a new one is healthy. The old one still responds until nginx no longer
+# sends it requests.
 roll() {
   local id count
   export API_IMAGE=$1
@@ -72,7 +72,7 @@ roll() {
     if [ "$count" -le "$API_REPLICAS" ]; then
       count=$((count + 1))
       scale "$count" || return 1
-      sleep 3 # nginx asks Docker's DNS every 2 s
+      sleep 3 # nginx queries Docker's DNS every 2 s
     fi
     say "replacing ${id:0:12}"
     docker stop "$id" >/dev/null
@@ -111,13 +111,13 @@ replace() { # IMAGE
   exit 4
 }
 
-# give_up WHY: nothing is left to be finished.
+# give_up WHY: fails, and leaves no run to continue.
 give_up() {
   rm -f "$STATE/next"
   die "$@"
 }
 
-# Of a release that does not even start, what is not healthy goes first: it serves nobody.
+# Remove unhealthy replicas of a failed release first: they serve no requests.
 abandon_unhealthy() {
   local id
   for id in $(docker compose ps -aq api); do
@@ -132,7 +132,7 @@ backup_first() {
   docker compose exec -T backup /scripts/backup.sh run >&2 || die 'no release without a backup that was restored'
 }
 
-# image_or_build [IMAGE]: what was asked for, else what an interrupted run was going over to, else the sources.
+# image_or_build [IMAGE]: IMAGE, else the target of an interrupted run, else a build of the sources.
 image_or_build() {
   if [ -n "${1:-}" ]; then
     docker image inspect "$1" >/dev/null 2>&1 || docker pull -q "$1" >/dev/null || die "there is no image $1"
@@ -188,7 +188,7 @@ case $command in
     replace "$image" ;;
   rollback)
     locked
-    # Half-way to the next one, the way back is to the one that was left.
+    # After an interrupted update, the image to return to is still the current one.
     back=previous
     [ ! -s "$STATE/next" ] || back=current
     [ -s "$STATE/$back" ] || die 'there is no release before this one'

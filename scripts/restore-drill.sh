@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The drill: restores the newest backup into a scratch database, compares it, and tells what a loss of the
-# database would cost now. Changes nothing; to be run where backups are made, and after each change of the host:
+# Restores the newest backup into a scratch database, compares it, and prints what a loss of the database would cost now.
+# It changes nothing. Run it where backups are made, and after each change of the host:
 #   docker compose exec -T backup /scripts/restore-drill.sh
 #
-# RPO: the age of that backup, everything since would be lost. RTO: how long the restore took; restore.sh also
-# stops and starts the service, and prints its own time. Goals in seconds: RPO_GOAL_SECONDS (86400),
-# RTO_GOAL_SECONDS (3600). Environment as for backup.sh.
-# Exit codes: 0 both goals are met, 1 one is missed or the restore failed, 2 wrong use, 3 a backup is running.
+# RPO is the age of that backup: later changes would be lost. RTO is the duration of the restore. restore.sh also stops
+# and starts the service, and prints its own duration. Goals: RPO_GOAL_SECONDS (86400), RTO_GOAL_SECONDS (3600).
+# The environment is that of backup.sh.
+# Exit codes: 0 both goals met, 1 a goal missed or the restore failed, 2 wrong arguments, 3 a backup is running.
 set -Eeuo pipefail
 scripts=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=scripts/common.sh

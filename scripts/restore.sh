@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Puts a backup in the place of the database: into a new database first, compared with what the backup says of
-# itself, then both names are swapped in one transaction. Fails at any step: the database is as it was.
+# Replaces the database by a backup. Restores into a new database, compares it with the facts of the backup, then swaps
+# the names of both databases in one transaction. If a step fails, the database is unchanged.
 #
-#   restore.sh NAME [--force]    NAME as `restore.sh --list` tells; --force: the database holds rows
+#   restore.sh NAME [--force]    NAME is one of `restore.sh --list`; --force replaces a database that has rows
 #   restore.sh --list
 #
-# Stops the service meanwhile, empties the cache, starts it again, and prints how long it all took. The old
-# database stays under another name, to be dropped by hand. Exit codes: 0 done, 1 failed, 2 wrong use,
-# 4 the database is not empty.
+# Stops the service, empties the cache, starts the service again and prints the duration. The old database stays under
+# another name; drop it by hand. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 the database has rows.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
@@ -33,8 +32,8 @@ name=$1
 backup /scripts/backup.sh list | grep -x "$name" >/dev/null || die "there is no whole backup $name; --list tells them"
 backup /scripts/backup.sh verify "$name" || die "$name cannot be used; nothing was touched"
 
-# A run that was killed in the wrong moment left it closed. In a new database, each start of the service stands in the
-# audit log already.
+# A killed run may have left the database closed. The audit log does not count as rows: each start of the service writes
+# to it, also in a new database.
 sql -d postgres -c "alter database $DATABASE allow_connections true" || die "there is no database $DATABASE, or no postgres runs"
 rows=$(sql -d "$DATABASE" -c "select coalesce(sum(n), 0) from (select (xpath('/row/c/text()', query_to_xml(format(
   'select count(*) as c from %I.%I', schemaname, tablename), false, true, '')))[1]::text::bigint as n
@@ -47,7 +46,7 @@ if [ "$rows" -gt 0 ] && [ "${2:-}" != --force ]; then
 fi
 
 began=$SECONDS
-# Those that are stopped as well: a run that was killed left them so.
+# Also the stopped ones: a killed run leaves them stopped.
 replicas=$(docker compose ps -aq api | wc -l)
 finish() {
   local status=$?
@@ -83,7 +82,7 @@ backup /scripts/backup.sh facts "$NEW" |
   diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
 
 say "putting it in the place of $DATABASE"
-# Another one may have ended in this very second.
+# Another restore may have ended in the same second.
 until
   OLD=${DATABASE}_before_$(date -u +%Y%m%d_%H%M%S)
   [ -z "$(sql -d postgres -c "select 1 from pg_database where datname = '$OLD'")" ]
@@ -97,5 +96,5 @@ alter database $NEW rename to $DATABASE;
 commit;
 SQL
 swapped=yes
-# What is cached belongs to the old database. It keeps nothing on disk, so a restart empties it.
+# The cached values are those of the old database. The cache has no disk, so a restart empties it.
 docker compose restart redis-cache >/dev/null 2>&1 || true

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Sourced, by sh and bash: how a secret is read from a file. The service reads its own by the same rules.
+# Sourced by sh and bash: reads a secret from a file, by the same rules as the service.
 
-# secret_in FILE: its one line, without a byte order mark and the white space around it; anything else odd is refused.
+# secret_in FILE: prints its one line without byte order mark and surrounding white space. Refuses invalid content.
 secret_in() (
   export LC_ALL=C
   refuse() {
