@@ -1,7 +1,6 @@
 #!/bin/sh
-# Prints the users of both Redis servers, from the passwords in $redis, $monitor, $replication
-# and $sentinel. The service may use its
-# own keys and channels only, and nothing that is dangerous; without a password one may ask whether it lives.
+# Prints the users of both Redis servers, from the passwords in $redis, $monitor, $replication and $sentinel. The
+# service may use only its own keys and channels, and no dangerous command. Without a password only `ping` works.
 set -eu
 : "${redis:?}" "${monitor:?}" "${replication:?}" "${sentinel:?}"
 sha() { printf '%s' "$1" | openssl dgst -sha256 -r | cut -d' ' -f1; }

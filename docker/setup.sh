@@ -1,18 +1,18 @@
 #!/bin/sh
-# Runs once before everything else in compose: puts each secret where the service that needs it, and no
-# other, can read it. A secret comes from ./secrets/NAME when that file exists; what is missing is made
-# here and kept in the volume, so that `docker compose up` alone works. Existing ones are never changed.
+# Runs once before all other services of compose. Writes each secret where only its service can read it. A secret
+# comes from ./secrets/NAME. If that file does not exist, this script creates the secret and keeps it in the volume,
+# so `docker compose up` works without preparation. It never changes an existing secret.
 set -eu
 umask 077
 
 given=/given # ./secrets of the host, read-only
-store=/store # the volume, one folder a service
+store=/store # the volume, one folder per service
 tls=/tls     # ./nginx/ssl of the host
-made=$store/made # the names of what this run makes
+made=$store/made # names of what this run creates
 : >"$made"
 . /scripts/secret.sh
 
-# secret NAME: its value, given or made before or made now.
+# secret NAME: prints its value; creates it if it is missing.
 secret() {
   mkdir -p "$store/all"
   file=$store/all/$1
@@ -27,7 +27,7 @@ secret() {
   tr -d '\n' <"$file"
 }
 
-# put FOLDER OWNER NAME VALUE: for one service alone.
+# put FOLDER OWNER NAME VALUE: writes a file that only OWNER can read.
 put() {
   mkdir -p "$store/$1"
   printf '%s\n' "$4" >"$store/$1/$3.new"
@@ -38,14 +38,14 @@ put() {
   chown "$2" "$store/$1"
 }
 
-# pass_on FOLDER OWNER NAME [AS]: what is never made here, if ./secrets holds it.
+# pass_on FOLDER OWNER NAME [AS]: copies a secret that is never created here, if ./secrets has it.
 pass_on() {
   [ -e "$given/$3" ] || return 0
   value=$(secret_in "$given/$3")
   put "$1" "$2" "${4:-$3}" "$value"
 }
 
-# How each place writes a password: a URL, PgBouncer's list, .pgpass, and the quotes of redis.conf and of JSON.
+# Escapes a password for a URL, PgBouncer's list, .pgpass, and the quotes of redis.conf and JSON.
 in_url() {
   case $1 in
     *[!A-Za-z0-9._~-]*) printf %s "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g' ;;
@@ -96,7 +96,7 @@ put postgres 999:999 replicator "$replicator"
 put pgbouncer 65531:65531 userlist.txt "\"app\" \"$(in_userlist "$app")\""
 put replica 999:999 pgpass "*:*:*:replicator:$(in_pgpass "$replicator")"
 put backup 999:999 password "$backup"
-# Given only, never made here: a passphrase that is lost with this host would make the copies elsewhere worthless.
+# Never created here: if it were lost with this host, the copies of the backups elsewhere would be worthless.
 pass_on backup 999:999 backup_passphrase passphrase
 put redis 999:999 users.acl "$(
   redis="$redis" monitor="$redis_monitor" replication="$redis_replication" sentinel="$sentinel" sh /setup/redis-users.sh
@@ -109,7 +109,7 @@ quoted=\"$(in_quotes "$redis_monitor")\"
 put redis-exporter 59000:59000 passwords.json \
   "{\"redis://monitor@redis:6379\":$quoted,\"redis://monitor@redis-cache:6379\":$quoted}"
 put grafana 472:0 password "$grafana"
-# Where alerts go is nothing that could be made here: docs/alerting.md.
+# The receivers of alerts (docs/alerting.md).
 mkdir -p "$store/alertmanager"
 for name in pagerduty_key slack_url heartbeat_url; do
   pass_on alertmanager 65534:65534 "$name"
@@ -119,7 +119,7 @@ chown 999:999 /owned/backups /owned/metrics
 chmod 0755 /owned/metrics
 
 if [ ! -s "$tls/fullchain.pem" ] || [ ! -s "$tls/privkey.pem" ]; then
-  # A server's and no authority's: whoever comes to trust it trusts it for these names alone.
+  # A server certificate and no authority: who trusts it trusts these names only.
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
     -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" -config /dev/stdin 2>/dev/null <<REQUEST
 [req]
@@ -134,7 +134,7 @@ keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:${SERVER_NAME:-localhost}, DNS:localhost, IP:127.0.0.1
 REQUEST
-  # For whoever owns the folder, not for root alone.
+  # The owner of the folder must be able to read and replace them.
   chown "$(stat -c %u:%g "$tls")" "$tls/privkey.pem" "$tls/fullchain.pem"
   chmod 0644 "$tls/fullchain.pem"
   echo 'nginx/ssl/fullchain.pem (self-signed, for 90 days)' >>"$made"

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Run by the entrypoint of the image before nginx: writes what nginx.conf and conf.d include from /tmp.
+# The entrypoint of the image runs this before nginx. It writes the files in /tmp that nginx.conf and conf.d include.
 set -eu
 folder=${INCLUDES:-/tmp}
 
-# The limits that the service has. The service, without which nginx does not start, has refused what is no number.
+# The same limits as in the service. nginx starts after the service, which has refused invalid numbers.
 awk -v mib="${MAX_REQUEST_SIZE_MB:-10}" -v seconds="${REQUEST_TIMEOUT_SECONDS:-60}" 'BEGIN {
   printf "client_max_body_size %d;\n", mib * 1048576 + 0.5
-  # A little more than the service takes: its own answer is the better one.
+  # Longer than the timeout of the service, because its own 504 says more.
   printf "proxy_read_timeout %dms;\n", seconds * 1000 + 5000
 }' >"$folder/limits.conf"
 
-# What each server of conf.d listens to by IPv6. Where the kernel has none, nginx would not start with such a line.
+# `listen` lines for IPv6. Without IPv6 in the kernel, nginx would not start with them.
 listen() {
   if [ -e "${IF_INET6:-/proc/net/if_inet6}" ]; then echo "listen [::]:$2;"; fi >"$folder/listen-$1.conf"
 }

@@ -1,10 +1,10 @@
 #!/bin/sh
-# The server, and its data when the volume is empty. The image's own entrypoint would leave the superuser's password
-# in the environment of every process.
+# Starts Postgres. If the volume is empty, it creates the database first. The image's own entrypoint is not used,
+# because it would leave the superuser's password in the environment of every process.
 set -eu
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  # Under another name until it is whole: what was cut off counts as nothing.
+  # Under another name until it is complete, so that an interrupted start begins again.
   rm -rf "$PGDATA.new"
   initdb --pgdata="$PGDATA.new" --username=postgres --pwfile=/run/secrets/superuser --encoding=UTF8 \
     --auth-host=scram-sha-256 --auth-local=trust --data-checksums

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A sentinel writes what it learns into its own configuration: so that stands in its volume, made at the first start.
+# A sentinel rewrites its own configuration. The first start creates the file in the volume.
 set -eu
 
 if [ ! -s /data/sentinel.conf ]; then

@@ -1,4 +1,4 @@
--- What each role may do in this database: run once when it is made, and again on one that was restored.
+-- Permissions of the roles in this database. Runs when the database is created, and again on a restored one.
 \set ON_ERROR_STOP on
 
 select current_database() as database \gset
@@ -11,13 +11,13 @@ grant usage on schema public to app, readonly;
 alter default privileges for role migrator in schema public grant select, insert, update, delete on tables to app;
 alter default privileges for role migrator in schema public grant usage, select on sequences to app;
 alter default privileges for role migrator in schema public grant select on tables to readonly;
--- A function that migrations make may be called by the service, not by everybody.
+-- Only the service may call functions that migrations create.
 alter default privileges for role migrator revoke execute on functions from public;
 alter default privileges for role migrator in schema public grant execute on functions to app;
 
--- Large objects belong to no table, so that no grant of a table bounds them, and a backup does not count them.
+-- Large objects belong to no table, so no table permission restricts them and the backup does not count them.
 revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) from public;
 
 create extension if not exists pg_stat_statements;
--- The extension is in there; of tables the role `monitor` reads none.
+-- The extension is in this schema. The role `monitor` reads no table.
 grant usage on schema public to monitor;
