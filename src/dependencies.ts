@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import type { Config } from './config/config.ts';
-import { inTime } from './lib/in-time.ts';
+import { withTimeout } from './lib/timeouts.ts';
 import type { Metrics } from './observability/metrics.ts';
 import { createAfterWrite } from './cache/after-write.ts';
 import { createApiKeyAdmin } from './auth/administration.ts';
@@ -123,7 +123,7 @@ export function openServices(
     async redisReady(): Promise<void> {
       const away = [redis, cacheRedis].filter((handle) => handle !== undefined && !handle.ready());
       const waits = away.map((handle) => new Promise<void>((resolve) => handle?.onReady(resolve)));
-      await inTime(Promise.all(waits), REDIS_PATIENCE_MS);
+      await withTimeout(Promise.all(waits), REDIS_PATIENCE_MS);
     },
     /** After the last request, in this order: what is still to be written, Redis, Postgres. */
     closers: [

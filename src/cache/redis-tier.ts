@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { createIntervalWarning } from '../lib/log-interval.ts';
-import { within } from '../lib/retry-delay.ts';
+import { withDeadline } from '../lib/timeouts.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { RedisHandle } from '../redis/redis.ts';
 import type { CacheEntry } from './entry.ts';
@@ -136,7 +136,7 @@ export function createRedisTier(
     const token = randomUUID();
     const atMs = performance.now();
     const replying = attempt(() => scripts.read(...keysOf(owner), token, maxAgeInTtls));
-    const reply = await (hurries ? within(HURRY_MS, replying).catch(() => undefined) : replying);
+    const reply = await (hurries ? withDeadline(HURRY_MS, replying).catch(() => undefined) : replying);
     if (!reply) {
       // The lease may have been given and only the reply got lost: no process should wait for this one.
       if (redis.ready()) scripts.settle(...keysOf(owner), token, '', 0).catch(() => undefined);

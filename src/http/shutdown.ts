@@ -1,7 +1,7 @@
 import type { Server } from 'node:http';
 import type { Logger } from 'pino';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import { RunningRequests } from './running-requests.ts';
 
 export interface Lifecycle {
@@ -118,7 +118,7 @@ async function nothingInFlight({ running }: Lifecycle): Promise<void> {
 
 async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {
   return (
-    (await inTime(
+    (await withTimeout(
       work.then(() => true),
       budgetMs,
     )) ?? false

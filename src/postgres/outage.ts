@@ -1,10 +1,9 @@
 import type { PoolClient } from 'pg';
 import { AppError } from '../errors.ts';
-import { inTime } from '../lib/in-time.ts';
-import { sleptSince } from '../lib/retry-delay.ts';
+import { wasSuspended, withTimeout } from '../lib/timeouts.ts';
 import { isRefusal } from './errors.ts';
 
-/** Which of these backends are at work. Rejects when Postgres does not say. */
+/** Which of these backends are at work. Rejects if Postgres does not respond. */
 export type FindBusy = (pids: number[]) => Promise<Set<number>>;
 
 interface Wait {
@@ -13,32 +12,32 @@ interface Wait {
   giveUp: (reason: Error) => void;
 }
 
-/** A busy machine may take so long to answer anything. */
+/** A busy machine may need so long for any response. */
 const PROOF_MIN_MS = 1000;
 
 /**
- * Tells a statement that takes long from one that waits for a server that is not there, which no socket says:
- * packets are dropped, or a failover has given the address to another machine. Who has waited for a quarter of
- * `patienceMs` is asked for on another connection, and is given up before `patienceMs` is over.
+ * Tells a slow statement from one whose server is gone, which no socket says: packets are dropped, or a failover has
+ * given the address to another machine. Another connection asks about each statement that has run for a quarter of
+ * `poolWaitMs`; a dead one is given up before `poolWaitMs` is over.
  */
-export function startWatch(findBusy: FindBusy, patienceMs: number) {
+export function watchStatements(findBusy: FindBusy, poolWaitMs: number) {
   const waits = new Set<Wait>();
-  let looking = false;
-  const timer = setInterval(() => void look(), patienceMs / 4);
+  let checking = false;
+  const timer = setInterval(() => void check(), poolWaitMs / 4);
   timer.unref();
 
-  async function look(): Promise<void> {
+  async function check(): Promise<void> {
     const from = performance.now();
-    const overdue = [...waits].filter(({ sinceMs }) => from - sinceMs > patienceMs / 4);
-    if (overdue.length === 0 || looking) return;
-    looking = true;
-    const proofMs = Math.max(patienceMs / 2, PROOF_MIN_MS);
-    const isDead = await inTime(findBusy(overdue.map(({ pid }) => pid)), proofMs).then(
-      // No answer proves nothing when this process was asleep.
-      (busy) => (busy ? ({ pid }: Wait) => !busy.has(pid) : () => !sleptSince(from, proofMs)),
+    const overdue = [...waits].filter(({ sinceMs }) => from - sinceMs > poolWaitMs / 4);
+    if (overdue.length === 0 || checking) return;
+    checking = true;
+    const proofMs = Math.max(poolWaitMs / 2, PROOF_MIN_MS);
+    const isDead = await withTimeout(findBusy(overdue.map(({ pid }) => pid)), proofMs).then(
+      // A timeout proves nothing if this process was suspended.
+      (busy) => (busy ? ({ pid }: Wait) => !busy.has(pid) : () => !wasSuspended(from, proofMs)),
       (error: unknown) => () => !(error instanceof AppError && isRefusal(error.cause)),
     );
-    looking = false;
+    checking = false;
     for (const wait of overdue) {
       // The words of pg for a connection that is gone.
       if (waits.has(wait) && isDead(wait))
@@ -47,13 +46,13 @@ export function startWatch(findBusy: FindBusy, patienceMs: number) {
   }
 
   return {
-    /** The answer, or an error when nobody works on it. */
-    over<T>(client: PoolClient, answer: Promise<T>): Promise<T> {
+    /** The result, or an error if no backend works on it. */
+    over<T>(client: PoolClient, result: Promise<T>): Promise<T> {
       return new Promise((resolve, reject) => {
         const { processID: pid } = client as PoolClient & { processID: number };
         const wait: Wait = { pid, sinceMs: performance.now(), giveUp: reject };
         waits.add(wait);
-        answer.then(resolve, reject).finally(() => waits.delete(wait));
+        result.then(resolve, reject).finally(() => waits.delete(wait));
       });
     },
     stop: () => clearInterval(timer),

@@ -1,6 +1,6 @@
 import { Socket } from 'node:net';
 import { Pool } from 'pg';
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import { beginWithSettings, strictTypes, withSettings, withSystemCas, type Settings } from './settings.ts';
 
 export interface PoolOptions {
@@ -68,9 +68,9 @@ export function createPool(options: PoolOptions) {
 
   async function shut(): Promise<void> {
     // Not before everything is checked in; and the sockets are still open then.
-    await inTime(pool.end(), CLOSE_TIMEOUT_MS);
+    await withTimeout(pool.end(), CLOSE_TIMEOUT_MS);
     const closed = Promise.all([...sockets].map(closeOf));
-    await inTime(closed, GOODBYE_TIMEOUT_MS);
+    await withTimeout(closed, GOODBYE_TIMEOUT_MS);
     for (const socket of sockets) socket.destroy();
   }
 }

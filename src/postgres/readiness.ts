@@ -1,4 +1,4 @@
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import type { Db, Tx } from './postgres.ts';
 
 const TIMEOUT_MS = 1_000;
@@ -13,7 +13,7 @@ export function createDatabaseCheck(
   newestMigration: string,
 ): () => Promise<void> {
   return async () => {
-    const applied = await inTime(readAppliedMigrations(checks), TIMEOUT_MS);
+    const applied = await withTimeout(readAppliedMigrations(checks), TIMEOUT_MS);
     if (applied === undefined) throw new Error(`Postgres did not respond within ${TIMEOUT_MS} ms`);
     if (!applied.includes(newestMigration)) {
       throw new Error(`the schema lacks migration ${newestMigration}: run "npm run migrate -- up"`);

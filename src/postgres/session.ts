@@ -4,7 +4,7 @@ import type { PoolClient, QueryConfig, QueryResult } from 'pg';
 import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.ts';
 import { statementChannel } from '../observability/statement-channel.ts';
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import {
   breaksConnection,
   isClientTimeout,
@@ -15,7 +15,7 @@ import {
 } from './errors.ts';
 import { beginWithTimeouts, createPool } from './pool.ts';
 import type { PoolOptions } from './pool.ts';
-import { startWatch, type FindBusy } from './outage.ts';
+import { watchStatements, type FindBusy } from './outage.ts';
 
 /** One checked-out connection. */
 export interface Session {
@@ -63,7 +63,7 @@ export function createSessions(
   const beginText = pgbouncer ? beginWithTimeouts(options) : 'begin';
   const broken = new WeakMap<PoolClient, unknown>();
   const heardAtMs = new WeakMap<PoolClient, number>();
-  const watch = findBusy && startWatch(findBusy, poolWaitMs);
+  const watch = findBusy && watchStatements(findBusy, poolWaitMs);
   // What said nothing since then was idle when another connection was found dead.
   let suspectUntilMs = -Infinity;
 
@@ -94,7 +94,7 @@ export function createSessions(
     try {
       for (;;) {
         const client = await connect(leftMs());
-        if (await answers(client, leftMs() / 2)) return createSession(client, leftMs);
+        if (await responds(client, leftMs() / 2)) return createSession(client, leftMs);
         client.release(true);
       }
     } catch (err) {
@@ -108,7 +108,7 @@ export function createSessions(
   async function connect(waitMs: number): Promise<PoolClient> {
     const connecting = pool.connect();
     // The pool's own limit counts from here, and says more when it comes first.
-    const client = await inTime(connecting, waitMs + 10);
+    const client = await withTimeout(connecting, waitMs + 10);
     if (client) return client;
     connecting.then(
       (late) => late.release(),
@@ -117,7 +117,7 @@ export function createSessions(
     throw new Error(NO_CONNECTION);
   }
 
-  async function answers(client: PoolClient, waitMs: number): Promise<boolean> {
+  async function responds(client: PoolClient, waitMs: number): Promise<boolean> {
     const heard = heardAtMs.get(client) ?? 0;
     if (heard > suspectUntilMs && performance.now() - heard < TRUSTED_MS) return true;
     try {

@@ -3,7 +3,7 @@ import type { Lease, Limit } from './lease-state.ts';
 import { createIntervalWarning } from '../lib/log-interval.ts';
 import { explainFailure } from '../redis/problems.ts';
 
-export interface LocalShareOptions {
+export interface FallbackLimiterOptions {
   /** False: there is no Redis, and this process is alone for ever. */
   shared: boolean;
   /** Without Redis each process admits its share: limit / expected replicas. */
@@ -16,18 +16,18 @@ export interface LocalShareOptions {
 const PAUSE_MS = 500;
 /** All processes have found Redis again so long after the first. */
 const RETURN_MS = 5_000;
-/** Of a command that was sent and not answered in time: `within`, and ioredis. */
-const SILENCE = /^(no answer within|Command timed out)/;
+/** of a command without a response in time: `withDeadline`, and ioredis. */
+const SILENCE = /^(no response within|Command timed out)/;
 
 /**
  * What one process may admit by its own count. Without Redis that is all there is. For a window after
  * Redis came back, or lost what it knew, the share holds beside the leases, so the way back has no burst.
  * One answer that does not come in time concerns the lease that asked, and no other.
  */
-export function createLocalShare({ shared, expectedReplicas, log, now }: LocalShareOptions) {
+export function createFallbackLimiter({ shared, expectedReplicas, log, now }: FallbackLimiterOptions) {
   const warn = createIntervalWarning(log);
   let pausedUntil = shared ? -Infinity : Infinity;
-  let troubledAt = -Infinity;
+  let degradedSince = -Infinity;
 
   function shareOf({ max }: Limit): number {
     return Math.max(1, Math.floor(max / expectedReplicas));
@@ -40,9 +40,9 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
     onFailure(error: Error, lease: Lease): void {
       const at = now();
       const until = at + PAUSE_MS;
-      Object.assign(lease, { troubledAt: at, pausedUntil: until });
+      Object.assign(lease, { degradedSince: at, pausedUntil: until });
       if (!SILENCE.test(error.message)) {
-        troubledAt = at;
+        degradedSince = at;
         pausedUntil = until;
       }
       if (at < pausedUntil)
@@ -56,7 +56,7 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
 
     /** Redis answers, and counts too little for a window. */
     onLoss(reason: string): void {
-      troubledAt = now();
+      degradedSince = now();
       warn({ reason }, 'Redis counts too little: limits are kept per process as well, for a window');
     },
 
@@ -67,7 +67,7 @@ export function createLocalShare({ shared, expectedReplicas, log, now }: LocalSh
 
     /** The share counts whatever Redis says. */
     counts(lease: Lease, at: number): boolean {
-      return !shared || at < Math.max(troubledAt, lease.troubledAt) + lease.limit.windowMs + RETURN_MS;
+      return !shared || at < Math.max(degradedSince, lease.degradedSince) + lease.limit.windowMs + RETURN_MS;
     },
 
     /** For how many ms the share refuses a request; 0: it does not. A cost above the share is admitted once a window. */

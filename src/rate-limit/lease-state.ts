@@ -36,9 +36,9 @@ export interface Lease {
   /** When it sent the last question that was answered, and the server's clock (µs) some time after that. */
   answeredAt: number;
   serverTime: number;
-  /** A question was not answered: not asked again until `pausedUntil`; the share counts beside since `troubledAt`. */
+  /** A question was not answered: not asked again until `pausedUntil`; the share counts beside since `degradedSince`. */
   pausedUntil: number;
-  troubledAt: number;
+  degradedSince: number;
   waiting: Waiter[];
   asking: boolean;
 }
@@ -81,7 +81,7 @@ export function openLease(limit: Limit, now: number): Lease {
     answeredAt: now,
     serverTime: Number.MAX_SAFE_INTEGER / 2,
     pausedUntil: -Infinity,
-    troubledAt: -Infinity,
+    degradedSince: -Infinity,
     waiting: [],
     asking: false,
   };

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { cellMs, isSmall, recordUse, type Lease } from './lease-state.ts';
-import { sleptSince, within } from '../lib/retry-delay.ts';
+import { wasSuspended, withDeadline } from '../lib/timeouts.ts';
 
 /**
  * A limit of L requests in any window, exact over all processes and mostly paid in memory:
@@ -55,7 +55,7 @@ export function createLeases(options: {
       try {
         const leftMs = Math.max(1, since + commandTimeoutMs - performance.now());
         const work = askTwice(lease, cost, served.length * cost);
-        await within(leftMs, work, leftMs < commandTimeoutMs / 2 ? new TooLate() : undefined);
+        await withDeadline(leftMs, work, leftMs < commandTimeoutMs / 2 ? new TooLate() : undefined);
         // Those who came meanwhile look, too: they may know enough by now.
         for (const { resolve } of [...served, ...lease.waiting.splice(0)]) resolve();
       } catch (error) {
@@ -71,7 +71,7 @@ export function createLeases(options: {
   async function askTwice(lease: Lease, cost: number, sum: number): Promise<void> {
     const from = performance.now();
     await ask(lease, cost, sum).catch((error: unknown) => {
-      if (!sleptSince(from, commandTimeoutMs)) throw error;
+      if (!wasSuspended(from, commandTimeoutMs)) throw error;
       return ask(lease, cost, sum);
     });
   }

@@ -1,10 +1,10 @@
 import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { changeLimit, openLease, recordUse, type Lease } from './lease-state.ts';
 import { createLeases, TooLate, type RunScript } from './lease.ts';
-import { createLocalShare } from './fallback-limiter.ts';
+import { createFallbackLimiter } from './fallback-limiter.ts';
 
 export interface RateLimiterOptions {
   /** Asks Redis for all processes together; undefined without Redis. */
@@ -19,7 +19,7 @@ export interface RateLimiterOptions {
 }
 
 /** What became of a request; of several limits it tells of the one that is closest. */
-export interface Verdict {
+export interface RateLimitDecision {
   admitted: boolean;
   /** Which of the leases that were passed it tells of. */
   index: number;
@@ -29,7 +29,7 @@ export interface Verdict {
   byShare: boolean;
   /** What is left as far as this process knows; 0 when refused. */
   left: number;
-  /** Until the moment at which a refused request would be admitted, or at which more is left. */
+  /** Until a refused request would be admitted, or at which more is left. */
   resetMs: number;
 }
 
@@ -39,13 +39,13 @@ const REMEMBERED_SUBJECTS = 20_000;
 const CLOSE_TIMEOUT_MS = 500;
 
 /**
- * Limits by leases from Redis (lease.ts), or by this process's own share without Redis (local-share.ts):
+ * Limits by leases from Redis (lease.ts), or by this process's own share without Redis (fallback-limiter.ts):
  * no request fails, no limit disappears, and no request waits for longer than a command may take.
  */
 export function createRateLimiter(options: RateLimiterOptions) {
   const { run, commandTimeoutMs, now = () => performance.now() } = options;
   const { rateLimitFallback, rateLimitLocal } = options.metrics;
-  const share = createLocalShare({ ...options, shared: run !== undefined, now });
+  const share = createFallbackLimiter({ ...options, shared: run !== undefined, now });
   const leases = run && createLeases({ run, commandTimeoutMs, now, mostFor, onLoss: share.onLoss });
   const subjects: LRUCache<string, Lease>[] = [];
   let shownLocal: boolean | undefined;
@@ -57,39 +57,39 @@ export function createRateLimiter(options: RateLimiterOptions) {
   }
 
   /** Of a refused request `resetMs` is above 0; undefined when Redis has to be asked, which nobody does who is `late`. */
-  function look(lease: Lease, cost: number, at: number, late: boolean) {
+  function check(lease: Lease, cost: number, at: number, late: boolean) {
     const byLease = leases?.refusedMs(lease, cost, at);
     const held = share.counts(lease, at);
-    const alone =
+    const isExclusive =
       byLease === undefined ? late || share.isPaused(lease, at) : held && share.isPaused(lease, at);
-    const byShare = held || alone ? share.refusedMs(lease, cost, at) : 0;
-    if (alone) return { resetMs: byShare, alone, byShare: true };
+    const byShare = held || isExclusive ? share.refusedMs(lease, cost, at) : 0;
+    if (isExclusive) return { resetMs: byShare, isExclusive, byShare: true };
     if (byShare > 0)
-      return { resetMs: Math.max(byShare, byLease ?? 0), alone, byShare: byShare >= (byLease ?? 0) };
-    return byLease === undefined ? undefined : { resetMs: byLease, alone, byShare: false };
+      return { resetMs: Math.max(byShare, byLease ?? 0), isExclusive, byShare: byShare >= (byLease ?? 0) };
+    return byLease === undefined ? undefined : { resetMs: byLease, isExclusive, byShare: false };
   }
 
   /** Pays for all or for none; undefined when Redis has to be asked first. */
-  function decide(open: Lease[], wanted: number, at: number, late = false): Verdict | undefined {
-    let refused: Verdict | undefined;
+  function decide(open: Lease[], wanted: number, at: number, late = false): RateLimitDecision | undefined {
+    let refused: RateLimitDecision | undefined;
     let fellBack = false;
     for (const [index, lease] of open.entries()) {
-      const looked = look(lease, Math.min(wanted, lease.limit.max), at, late);
-      if (looked === undefined) return undefined;
-      fellBack ||= looked.alone;
-      const { resetMs, byShare } = looked;
+      const checked = check(lease, Math.min(wanted, lease.limit.max), at, late);
+      if (checked === undefined) return undefined;
+      fellBack ||= checked.isExclusive;
+      const { resetMs, byShare } = checked;
       if (resetMs > (refused?.resetMs ?? 0))
         refused = { admitted: false, index, ...limitsOf(lease, byShare), left: 0, resetMs };
     }
     if (run && fellBack) rateLimitFallback.inc();
     for (const lease of open) lease.demand += wanted;
-    const verdict = refused ?? payAll(open, wanted, at);
-    showLocal(verdict.byShare);
-    return verdict;
+    const decision = refused ?? payAll(open, wanted, at);
+    showLocal(decision.byShare);
+    return decision;
   }
 
-  function payAll(open: Lease[], wanted: number, at: number): Verdict {
-    let closest: Verdict | undefined;
+  function payAll(open: Lease[], wanted: number, at: number): RateLimitDecision {
+    let closest: RateLimitDecision | undefined;
     for (const [index, lease] of open.entries()) {
       const { max, windowMs } = lease.limit;
       const cost = Math.min(wanted, max);
@@ -103,7 +103,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
       if (!closest || left < closest.left)
         closest = { admitted: true, index, ...limitsOf(lease, inShare <= inRedis), left, resetMs };
     }
-    return closest as Verdict;
+    return closest as RateLimitDecision;
   }
 
   function limitsOf({ limit }: Lease, byShare: boolean) {
@@ -115,18 +115,18 @@ export function createRateLimiter(options: RateLimiterOptions) {
     shownLocal = local;
   }
 
-  async function askAndDecide(open: Lease[], wanted: number): Promise<Verdict> {
+  async function askAndDecide(open: Lease[], wanted: number): Promise<RateLimitDecision> {
     const since = performance.now();
     for (;;) {
       await Promise.all(open.map((lease) => ask(lease, Math.min(wanted, lease.limit.max), since)));
       const late = performance.now() - since >= commandTimeoutMs;
-      const verdict = decide(open, wanted, now(), late);
-      if (verdict) return verdict;
+      const decision = decide(open, wanted, now(), late);
+      if (decision) return decision;
     }
   }
 
   async function ask(lease: Lease, cost: number, since: number): Promise<void> {
-    if (!leases || look(lease, cost, now(), false) !== undefined) return;
+    if (!leases || check(lease, cost, now(), false) !== undefined) return;
     await leases.refill(lease, cost, since).catch((error: Error) => {
       if (!(error instanceof TooLate)) share.onFailure(error, lease);
     });
@@ -150,7 +150,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
     },
 
     /** Pays `cost` (at most the whole limit) from all of them or from none; at once while the leases last. */
-    take(open: Lease[], cost: number): Verdict | Promise<Verdict> {
+    take(open: Lease[], cost: number): RateLimitDecision | Promise<RateLimitDecision> {
       return decide(open, cost, now()) ?? askAndDecide(open, cost);
     },
 
@@ -159,7 +159,7 @@ export function createRateLimiter(options: RateLimiterOptions) {
       if (!leases) return;
       const open = subjects.flatMap((known) => [...known.values()]).filter(({ tokens }) => tokens > 0);
       const given = Promise.allSettled(open.map((lease) => leases.giveBack(lease)));
-      await inTime(given, CLOSE_TIMEOUT_MS);
+      await withTimeout(given, CLOSE_TIMEOUT_MS);
     },
   };
 }

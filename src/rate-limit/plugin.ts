@@ -5,7 +5,7 @@ import { AppError } from '../errors.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { Principal } from '../auth/key-check.ts';
 import type { Lease } from './lease-state.ts';
-import type { RateLimiter, Verdict } from './limiter.ts';
+import type { RateLimiter, RateLimitDecision } from './limiter.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -76,11 +76,11 @@ export const rateLimit = fp<RateLimitOptions>(
         return done();
       }
       // In the same turn while the leases last.
-      const verdict = limiter.take(leases, cost);
-      if (verdict instanceof Promise) verdict.then(judge, done);
-      else judge(verdict);
+      const decision = limiter.take(leases, cost);
+      if (decision instanceof Promise) decision.then(judge, done);
+      else judge(decision);
 
-      function judge(found: Verdict): void {
+      function judge(found: RateLimitDecision): void {
         const { name, label, windowSeconds } = bounds[found.index] as Bound;
         const seconds = Math.max(1, Math.ceil(found.resetMs / 1000));
         reply.header('ratelimit-policy', `"${name}";q=${found.max};w=${windowSeconds}`);

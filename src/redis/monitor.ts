@@ -2,7 +2,7 @@ import type { EventEmitter } from 'node:events';
 import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.ts';
-import { sleptSince } from '../lib/retry-delay.ts';
+import { wasSuspended } from '../lib/timeouts.ts';
 import { defineScript, type RedisConnection } from './connection.ts';
 import {
   explainFailure,
@@ -84,7 +84,7 @@ export function watchConnection(
     const isLate = error?.message === 'Command timed out';
     if (!isLate) lateReplies = 0;
     // If this process was suspended, the reply may have been there in time.
-    else if (client instanceof Redis && !sleptSince(sentAtMs, commandTimeoutMs)) lateReplies += 1;
+    else if (client instanceof Redis && !wasSuspended(sentAtMs, commandTimeoutMs)) lateReplies += 1;
     refusesWrites = error?.name === 'ReplyError';
     if (error && refusesWrites) warn(error, 'Redis takes no writes, going on without it');
     if (lateReplies === LATE_MAX) warn(new Error('replies come too late'));

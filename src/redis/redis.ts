@@ -1,7 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
-import { inTime } from '../lib/in-time.ts';
+import { withTimeout } from '../lib/timeouts.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { openCluster } from './cluster.ts';
 import {
@@ -97,7 +97,7 @@ export function openRedis(settings: RedisSettings, deps: { log: Logger; metrics:
       monitor.stop();
       subscriber.close();
       const quit = client.quit().catch(() => undefined);
-      await inTime(quit, CLOSE_TIMEOUT_MS);
+      await withTimeout(quit, CLOSE_TIMEOUT_MS);
       client.disconnect();
     },
   };

@@ -4,7 +4,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { changeLimit, openLease } from '../../src/rate-limit/lease-state.ts';
 import { createLeases } from '../../src/rate-limit/lease.ts';
-import { createRateLimiter, type RateLimiterOptions, type Verdict } from '../../src/rate-limit/limiter.ts';
+import {
+  createRateLimiter,
+  type RateLimiterOptions,
+  type RateLimitDecision,
+} from '../../src/rate-limit/limiter.ts';
 import { mostInAnyWindow, type Admission } from '../support/admissions.ts';
 import { redisUrl } from '../support/redis.ts';
 import { openVirtualRedis, type Link, type VirtualRedis } from '../support/virtual-redis.ts';
@@ -248,7 +252,7 @@ t.test('who comes again at the moment that was named is admitted', async (t) => 
       if (step.do !== 'request') continue;
       const count = Math.ceil(step.part * minute) || 1;
       const verdicts = await Promise.all(Array.from({ length: count }, () => ask(step.cost)));
-      const verdict = verdicts.at(-1) as Verdict;
+      const verdict = verdicts.at(-1) as RateLimitDecision;
       const windowMs = bounds[verdict.index]?.windowMs ?? 0;
       if (!(verdict.resetMs > 0 && verdict.resetMs <= windowMs)) throw new Error(JSON.stringify(verdict));
       if (!prove.next().value) continue;
@@ -348,7 +352,10 @@ t.test('the moment is told anew when what another limit kept back was used later
     const asked = Array.from({ length: count }, async () => limiter.take(leases(), cost));
     const verdicts = await Promise.all(asked);
     await redis.settle();
-    return { admitted: verdicts.filter(({ admitted }) => admitted).length, last: verdicts.at(-1) as Verdict };
+    return {
+      admitted: verdicts.filter(({ admitted }) => admitted).length,
+      last: verdicts.at(-1) as RateLimitDecision,
+    };
   };
   t.equal((await ask(1, 2)).admitted, 1);
   t.equal((await ask(14, 7)).admitted, 13);
@@ -372,7 +379,7 @@ t.test('what is used as its lease ends counts for a window, and not as long as t
       const asked = Array.from({ length: count }, async () => limiter.take([open('key', 100)], cost));
       const verdicts = await Promise.all(asked);
       await redis.settle();
-      return verdicts.at(-1) as Verdict;
+      return verdicts.at(-1) as RateLimitDecision;
     };
     await ask(10, 1);
     redis.advance(1);

@@ -1,4 +1,4 @@
-import { inTime } from '../../lib/in-time.ts';
+import { withTimeout } from '../../lib/timeouts.ts';
 import { shareRun } from '../../lib/single-flight.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { Db } from '../../postgres/postgres.ts';
@@ -44,7 +44,7 @@ export function startStatus(options: StatusOptions) {
 
     async read(): Promise<Omit<Status, 'version' | 'uptime_seconds' | 'draining'>> {
       const [schema, lagSeconds, cache, mode] = await Promise.all([
-        inTime(readSchema(), TIMEOUT_MS),
+        withTimeout(readSchema(), TIMEOUT_MS),
         replica ? replica.lagSeconds() : null,
         readCache(),
         readMode(),

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import type { Logger } from 'pino';
-import { inTime } from '../../lib/in-time.ts';
+import { withTimeout } from '../../lib/timeouts.ts';
 import { shareRun } from '../../lib/single-flight.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { Db } from '../postgres.ts';
@@ -51,7 +51,7 @@ export function createReplicaMonitor(
   const measure = shareRun(async () => {
     measuredAt = performance.now();
     // If the primary is too busy to reply, it must not get the replica's reads on top.
-    const there = await inTime(queryPrimary(), TIMEOUT_MS).catch(() => undefined);
+    const there = await withTimeout(queryPrimary(), TIMEOUT_MS).catch(() => undefined);
     let failure: unknown;
     const here = await locateReplica().catch((error: unknown) => void (failure = error));
     // Right while there are writes, and as far as the clocks of the two servers agree.
@@ -68,7 +68,7 @@ export function createReplicaMonitor(
 
   async function locateReplica() {
     try {
-      const here = await inTime(queryReplica(), TIMEOUT_MS);
+      const here = await withTimeout(queryReplica(), TIMEOUT_MS);
       if (!here) throw new Error('the replica did not reply in time');
       if (!here.position) throw new Error('DATABASE_URL_REPLICA is not a standby');
       // Started again, or another one in its place: what was known of it counts no more.

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import { AppError } from '../../errors.ts';
-import { inTime } from '../../lib/in-time.ts';
+import { withTimeout } from '../../lib/timeouts.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { Db, Query } from '../postgres.ts';
 import { createReplicaMonitor, padPosition } from './monitor.ts';
@@ -79,7 +79,7 @@ export function createReplicaReader(
   /** Waits as long as the replica is there: a frozen one would keep a read until its statement timeout. */
   async function whileAlive<Row>(reading: Promise<Row[]>): Promise<Row[]> {
     for (;;) {
-      const rows = await inTime(reading, CHECK_AFTER_MS);
+      const rows = await withTimeout(reading, CHECK_AFTER_MS);
       if (rows) return rows;
       await monitor.measure();
       if (!monitor.usable()) throw new AppError('unavailable', 'The service is temporarily unavailable');
