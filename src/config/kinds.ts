@@ -75,9 +75,10 @@ export function oneOf<const Word extends string>(
   };
 }
 
-export function matching(pattern: RegExp, allowed: string): Kind<string> {
-  return { schema: z.string().regex(pattern, 'does not have the right form'), allowed };
-}
+export const keyEnvironment: Kind<string> = {
+  schema: z.string().regex(/^[a-z]{2,10}$/, 'does not have the right form'),
+  allowed: '2 to 10 letters a-z',
+};
 
 export const bindAddress: Kind<string> = {
   schema: z.string().refine((text) => isIP(text) !== 0 || text === 'localhost', 'is not an IP address'),

@@ -6,7 +6,7 @@ import { parseRedisUrl } from '../redis/url.ts';
 export const postgresUrl: Kind<string> = {
   schema: textSchema((text, refuse) => {
     if (!/^postgres(ql)?:\/\//.test(text)) refuse('has the wrong scheme');
-    else if (namesSeveralHosts(text)) refuse(SEVERAL_HOSTS);
+    else if (COMMA_IN_HOST.test(text)) refuse(SEVERAL_HOSTS);
     else checkPostgres(text, refuse);
     return text;
   }),
@@ -58,13 +58,8 @@ const SEVERAL_HOSTS =
   'names several hosts, of which the driver would use none; name one that leads to the primary wherever it is: ' +
   'a DNS name that follows a failover, or a proxy such as HAProxy or PgBouncer';
 
-function namesSeveralHosts(text: string): boolean {
-  const [, authority = '', rest = ''] = /^\w+:\/\/([^/?#]*)(.*)$/.exec(text) ?? [];
-  // An @ behind the host: what looks like a host is a password that was not encoded.
-  if (rest.includes('@')) return false;
-  const host = new URLSearchParams(rest.split('?')[1]).get('host');
-  return (host ?? authority.slice(authority.lastIndexOf('@') + 1)).includes(',');
-}
+/** A comma in the host. With an @ behind it, it would stand in a password that was not encoded. */
+const COMMA_IN_HOST = /(\/\/|@)[^@/?#]*,[^@]*$|[?&]host=[^@&]*,[^@]*$/;
 
 /** Stands where Postgres URLs may leave the host out (postgres://user@/db?host=/run/postgresql) and URL refuses. */
 const NO_HOST = 'no-host.invalid';

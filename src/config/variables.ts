@@ -4,8 +4,8 @@ import {
   flag,
   headerList,
   headerNames,
+  keyEnvironment,
   keyList,
-  matching,
   oneOf,
   optional,
   originList,
@@ -68,7 +68,7 @@ export const SETTINGS = {
   auth: {
     required: variable('AUTH_REQUIRED', flag, 'true'),
     bootstrapKeys: variable('API_KEYS', keyList),
-    keyEnvironment: variable('API_KEY_ENVIRONMENT', matching(/^[a-z]{2,10}$/, '2 to 10 letters a-z'), 'live'),
+    keyEnvironment: variable('API_KEY_ENVIRONMENT', keyEnvironment, 'live'),
     keySecret: variable('API_KEY_SECRET', strongSecret),
     /** Signs list cursors and encrypts keys in stored responses. */
     secretKey: variable('SECRET_KEY', strongSecret),

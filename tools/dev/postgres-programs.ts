@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
 import {
+  accessSync,
   chmodSync,
   chownSync,
+  constants,
   cpSync,
   existsSync,
   lstatSync,
@@ -51,6 +53,8 @@ export function prepareDataDir(
 ): string {
   mkdirSync(wanted, { recursive: true, mode: account ? 0o755 : 0o700 });
   let dataDir = realpathSync(wanted);
+  // Another user, such as root, may have started here before.
+  accessSync(dataDir, constants.R_OK | constants.W_OK | constants.X_OK);
   if (!account) return dataDir;
   if (!canReach(dirname(dataDir), account)) {
     const name = createHash('sha256').update(dataDir).digest('hex').slice(0, 12);
