@@ -144,7 +144,7 @@ put nginx 101:101 privkey.pem "$(cat "$tls/privkey.pem")"
 put nginx 101:101 server_name.conf "server_name ${SERVER_NAME:-localhost} nginx;"
 
 if [ -s "$made" ]; then
-  echo 'Made, because ./secrets and ./nginx/ssl did not hold it:'
+  echo 'Created, because ./secrets and ./nginx/ssl do not have it:'
   sed 's/^/  /' "$made"
   echo 'Secrets are in the volume "secrets". To set one yourself, write it to ./secrets/NAME and run this again.'
 fi

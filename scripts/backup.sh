@@ -69,10 +69,10 @@ dump() {
   printf '%s\n\\echo end\n' "$FACTS_SQL" >&"$in"
   while read -r line <&"$out" && [ "$line" != end ]; do printf '%s\n' "$line"; done >"$2"
   pg_dump --format=custom --snapshot="$snapshot" "${extensions[@]}" | seal >"$1" ||
-    die 'the dump failed; nothing of it is kept'
+    die 'the dump failed; no backup was written'
   printf 'commit;\n\\q\n' >&"$in"
   wait "$session" || die 'the session that held the snapshot failed'
-  [ -s "$2" ] || die 'the database told nothing of itself'
+  [ -s "$2" ] || die 'the database returned no facts'
 }
 
 # whole FILE: verifies the checksums of FILE and its facts.
@@ -81,7 +81,7 @@ whole() {
   name=$(basename "${1%.enc}" .dump)
   [ -s "$1" ] || die "there is no backup $1"
   (cd "$(dirname "$1")" && sha256sum --quiet -c "$name.sha256" >&2) ||
-    die "$1 is damaged, its sum is not that of what was written: use another one (backup.sh list)"
+    die "$1 is damaged: its checksum is wrong. Use another one (backup.sh list)"
 }
 
 # decryptable FILE: verifies the passphrase. Every dump begins with PGDMP.
@@ -116,7 +116,7 @@ check() {
   } || status=$?
   drop "$scratch"
   [ "$status" -eq 0 ] || decryptable "$1"
-  [ "$status" -eq 0 ] || die "$1 does not count: it cannot be restored, or holds something else than the database did"
+  [ "$status" -eq 0 ] || die "$1 does not count: it cannot be restored, or its content differs from the database"
 }
 
 # One at a time: two runs would share the scratch database and delete each other's files.
@@ -148,10 +148,10 @@ run() {
   thin
   # shellcheck disable=SC2086 # a command with arguments
   [ -z "$BACKUP_COPY_COMMAND" ] || $BACKUP_COPY_COMMAND "${files[@]}" ||
-    die "$name is here, but its copy failed: $BACKUP_COPY_COMMAND"
+    die "the backup $name is good, but its copy failed: $BACKUP_COPY_COMMAND"
   bytes=$(stat -c %s "${files[0]}")
   metrics $((SECONDS - from)) "$bytes"
-  say "backup $name: $bytes bytes, restored and found equal, $((SECONDS - from)) s"
+  say "backup $name: $bytes bytes, restored and compared, $((SECONDS - from)) s"
 }
 
 metrics() { # SECONDS BYTES
@@ -217,7 +217,7 @@ schedule() {
     say "next backup at $text"
     sleep $((next - now)) &
     wait $!
-    "$0" run || say "backup failed with $?: see above"
+    "$0" run || say "backup failed with exit code $?: see above"
   done
 }
 
@@ -242,7 +242,7 @@ case ${1:-} in
     lock
     base=${2%.enc}
     check "$2" "${base%.dump}.facts"
-    say "$2 was restored and found equal" ;;
+    say "$2 was restored and compared" ;;
   verify | cat)
     [ $# -eq 2 ] || usage
     file=$BACKUP_DIR/$2.dump

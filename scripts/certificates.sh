@@ -31,9 +31,9 @@ case "${1:-} ${2:-}" in
 esac
 [ -n "$NAME" ] || refuse 'no SERVER_NAME: set it in .env, such as SERVER_NAME=api.your-company.com'
 [[ $NAME =~ ^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$ ]] ||
-  refuse "SERVER_NAME=$NAME is no public name: an authority signs names such as api.your-company.com"
-[ "$1" != obtain ] || [[ $EMAIL = ?*@?*.?* ]] || refuse 'no ACME_EMAIL: set it in .env; the authority writes there'
-[ "$1" != renew ] || [ -e "$TLS_DIR/letsencrypt/renewal/$NAME.conf" ] || refuse "there is none for $NAME yet: $0 obtain"
+  refuse "SERVER_NAME=$NAME is not a public name. Use a name such as api.your-company.com"
+[ "$1" != obtain ] || [[ $EMAIL = ?*@?*.?* ]] || refuse 'no ACME_EMAIL: set it in .env; the authority sends mail to it'
+[ "$1" != renew ] || [ -e "$TLS_DIR/letsencrypt/renewal/$NAME.conf" ] || refuse "there is no certificate for $NAME yet: $0 obtain"
 [ -n "$(docker compose ps -q nginx 2>/dev/null)" ] || refuse 'nginx does not run: docker compose up --wait nginx'
 
 sum() { cksum "$TLS_DIR/fullchain.pem" 2>/dev/null || true; }
@@ -49,7 +49,7 @@ case $1 in
 esac
 docker run --rm -v "$ssl:/ssl" -v "$PWD/nginx/acme:/var/www/acme" -v "$ssl/letsencrypt:/etc/letsencrypt" "$IMAGE" \
   "${order[@]}" --non-interactive --webroot -w /var/www/acme --deploy-hook "$hook" >&2 || die "certbot failed for $NAME"
-[ "$(sum)" != "$before" ] || { say 'no new certificate; nginx goes on with what it has'; exit; }
+[ "$(sum)" != "$before" ] || { say 'no new certificate; nginx was not reloaded'; exit; }
 docker compose run --rm -T setup >&2
 docker compose exec -T nginx nginx -t
 docker compose exec -T nginx nginx -s reload

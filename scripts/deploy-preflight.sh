@@ -39,9 +39,9 @@ check_engine() { # IMAGE
     return
   fi
   docker info >/dev/null 2>&1 ||
-    problem 'the Docker engine does not answer: start it, or let this user into the group docker'
+    problem 'the Docker engine does not respond: start it, or add this user to the group docker'
   reason=$(API_IMAGE=$1 docker compose config -q 2>&1) ||
-    problem "compose.yaml and $ENV_FILE do not fit together: $(tail -n 1 <<<"$reason")"
+    problem "docker compose refuses compose.yaml with $ENV_FILE: $(tail -n 1 <<<"$reason")"
 }
 
 # A tag that moves names another release tomorrow, so a rollback would be impossible.
@@ -70,7 +70,7 @@ private() { # FILE
 check_env_file() {
   local names name without_effect
   if [ ! -f "$ENV_FILE" ]; then
-    problem "there is no $ENV_FILE: cp .env.example $ENV_FILE, chmod 600 $ENV_FILE, and set what differs here"
+    problem "there is no $ENV_FILE: cp .env.example $ENV_FILE, chmod 600 $ENV_FILE, and set your values"
     return
   fi
   private "$ENV_FILE"
@@ -87,7 +87,7 @@ check_env_file() {
   [ -z "$without_effect" ] ||
     problem "without effect in $ENV_FILE, because compose.yaml fixes them:$without_effect; .env.example says what to use instead"
   case $(setting CORS_ORIGINS '') in
-    *'*'*) problem 'CORS_ORIGINS with * lets every site read answers: name the origins' ;;
+    *'*'*) problem 'CORS_ORIGINS with * lets every site read responses: list the origins' ;;
   esac
 }
 
@@ -114,9 +114,9 @@ check_certificate() {
   [ ! -f "$TLS_DIR/privkey.pem" ] || private "$TLS_DIR/privkey.pem"
   [ -e "$chain" ] || return 0 # the first start creates a self-signed one
   if ! openssl x509 -in "$chain" -noout >/dev/null 2>&1; then
-    problem "$chain is no certificate, or cannot be read by $(id -un)"
+    problem "$chain is not a certificate, or cannot be read by $(id -un)"
   elif ! openssl x509 -in "$chain" -noout -checkend $((14 * 86400)) >/dev/null 2>&1; then
-    problem "$chain ends within 14 days ($(openssl x509 -in "$chain" -noout -enddate | cut -d= -f2)): scripts/certificates.sh renew"
+    problem "$chain expires within 14 days ($(openssl x509 -in "$chain" -noout -enddate | cut -d= -f2)): scripts/certificates.sh renew"
   fi
 }
 
@@ -124,5 +124,5 @@ check_disk() {
   local free
   free=$(($(stat -f -c '%a * %S / 1073741824' .)))
   [[ ! $DEPLOY_MIN_FREE_GB =~ ^[0-9]+$ ]] || [ "$free" -ge "$DEPLOY_MIN_FREE_GB" ] ||
-    problem "$free GB are free on this disk, $DEPLOY_MIN_FREE_GB are the least (DEPLOY_MIN_FREE_GB): docker image prune"
+    problem "$free GB are free on this disk, fewer than DEPLOY_MIN_FREE_GB=$DEPLOY_MIN_FREE_GB: docker image prune"
 }

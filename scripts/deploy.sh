@@ -119,10 +119,10 @@ replace() { # IMAGE
     say "running $1"
     return
   fi
-  if [ -z "$before" ] || [ "$before" = "$1" ]; then give_up "$1 does not hold, and there is nothing to go back to"; fi
-  say "$1 does not hold: back to $before"
+  if [ -z "$before" ] || [ "$before" = "$1" ]; then give_up "$1 failed, and there is no previous image"; fi
+  say "$1 failed: rolling back to $before"
   abandon_unhealthy
-  roll "$before" || die "going back failed: deploy.sh status"
+  roll "$before" || die "the rollback failed: deploy.sh status"
   rm -f "$STATE/next"
   say "rolled back to $before"
   exit 4
@@ -146,7 +146,7 @@ backup_first() {
   [ -n "$(running postgres)" ] || return 0
   say 'backup'
   docker compose up -d --no-deps --no-recreate backup >/dev/null 2>&1 || die 'the service backup does not start'
-  docker compose exec -T backup /scripts/backup.sh run >&2 || die 'no release without a backup that was restored'
+  docker compose exec -T backup /scripts/backup.sh run >&2 || die 'the backup failed, so nothing is released'
 }
 
 # image_or_build [IMAGE]: IMAGE, else the target of an interrupted run, else a build of the sources.
@@ -157,7 +157,7 @@ image_or_build() {
     return
   fi
   if [ -s "$STATE/next" ]; then
-    say "going on with the interrupted run to $(next); name another image if that is not wanted"
+    say "continuing the interrupted run to $(next); name an image to use another one"
     next
     return
   fi
@@ -172,7 +172,7 @@ locked() {
   mkdir -p "$STATE"
   exec 8>"$STATE/lock"
   flock -n 8 || {
-    say 'another run is going on'
+    say 'another run is active'
     exit 5
   }
 }
@@ -184,7 +184,7 @@ case $command in
   rollback | backup | status | stop) [ $# -eq 0 ] || usage ;;
 esac
 case $command in
-  preflight) preflight "${1:-$(current)}" && say 'nothing stands in the way' ;;
+  preflight) preflight "${1:-$(current)}" && say 'no problems found' ;;
   deploy)
     locked
     preflight "${1:-}"
@@ -193,13 +193,13 @@ case $command in
     [ -z "$(running api)" ] || replace "$image"
     echo "$image" >"$STATE/next"
     API_IMAGE=$image docker compose up -d --no-recreate --no-build --wait --scale "api=$API_REPLICAS" "${SERVICES[@]}" ||
-      give_up 'the stack does not come up: deploy.sh status, deploy.sh logs'
+      give_up 'the stack does not start: deploy.sh status, deploy.sh logs'
     mv "$STATE/next" "$STATE/current"
     say "deployed $image" ;;
   update)
     locked
     preflight "${1:-}"
-    [ -n "$(running api)" ] || die 'nothing runs here yet: deploy.sh deploy'
+    [ -n "$(running api)" ] || die 'the stack does not run yet: deploy.sh deploy'
     image=$(image_or_build "${1:-}")
     backup_first
     replace "$image" ;;
@@ -208,11 +208,11 @@ case $command in
     # After an interrupted update, the image to return to is still the current one.
     back=previous
     [ ! -s "$STATE/next" ] || back=current
-    [ -s "$STATE/$back" ] || die 'there is no release before this one'
+    [ -s "$STATE/$back" ] || die 'there is no previous release'
     image=$(cat "$STATE/$back")
-    say "back to $image"
+    say "rolling back to $image"
     [ "$back" = previous ] || abandon_unhealthy
-    roll "$image" || die 'the service does not come up: deploy.sh logs api'
+    roll "$image" || die 'the service does not start: deploy.sh logs api'
     if [ "$back" = current ]; then
       rm "$STATE/next"
     else
@@ -223,8 +223,8 @@ case $command in
   backup) docker compose exec -T backup /scripts/backup.sh run || die 'no backup was made' ;;
   restore) API_IMAGE=$(current) exec scripts/restore.sh "$@" ;;
   status)
-    printf 'image %s, before it %s\n' "$(current)" "$(cat "$STATE/previous" 2>/dev/null || echo none)"
-    [ ! -s "$STATE/next" ] || printf 'interrupted on the way to %s: update goes on, rollback goes back\n' "$(next)"
+    printf 'image %s, previous %s\n' "$(current)" "$(cat "$STATE/previous" 2>/dev/null || echo none)"
+    [ ! -s "$STATE/next" ] || printf 'interrupted on the way to %s: update continues, rollback returns\n' "$(next)"
     docker compose ps -a --format 'table {{.Name}}\t{{.Image}}\t{{.Status}}' ;;
   logs) docker compose logs --tail 200 --follow "$@" ;;
   stop) docker compose stop ;;

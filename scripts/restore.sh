@@ -28,20 +28,20 @@ case ${1:-} in
 esac
 [ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = --force ]; } || usage
 name=$1
-[[ $name =~ ^[0-9]{8}T[0-9]{6}Z$ ]] || die "'$name' is no name of a backup; --list tells them"
-backup /scripts/backup.sh list | grep -x "$name" >/dev/null || die "there is no whole backup $name; --list tells them"
-backup /scripts/backup.sh verify "$name" || die "$name cannot be used; nothing was touched"
+[[ $name =~ ^[0-9]{8}T[0-9]{6}Z$ ]] || die "'$name' is not the name of a backup: see --list"
+backup /scripts/backup.sh list | grep -x "$name" >/dev/null || die "there is no complete backup $name: see --list"
+backup /scripts/backup.sh verify "$name" || die "$name cannot be used; nothing was changed"
 
 # A killed run may have left the database closed. The audit log does not count as rows: each start of the service writes
 # to it, also in a new database.
-sql -d postgres -c "alter database $DATABASE allow_connections true" || die "there is no database $DATABASE, or no postgres runs"
+sql -d postgres -c "alter database $DATABASE allow_connections true" || die "there is no database $DATABASE, or postgres does not run"
 rows=$(sql -d "$DATABASE" -c "select coalesce(sum(n), 0) from (select (xpath('/row/c/text()', query_to_xml(format(
   'select count(*) as c from %I.%I', schemaname, tablename), false, true, '')))[1]::text::bigint as n
   from pg_tables where schemaname = 'public' and tablename not like 'schema_migration%'
     and tablename <> 'audit_event') as tables") ||
   die "the database $DATABASE cannot be read"
 if [ "$rows" -gt 0 ] && [ "${2:-}" != --force ]; then
-  say "error: the database $DATABASE holds $rows rows, and all would be replaced: take a backup, then repeat with --force"
+  say "error: the database $DATABASE has $rows rows, which the restore would replace. Take a backup, then repeat with --force"
   exit 4
 fi
 
@@ -58,7 +58,7 @@ finish() {
   if [ "$replicas" -gt 0 ]; then
     say 'starting the service'
     docker compose up -d --no-deps --no-recreate --wait --scale "api=$replicas" api >/dev/null 2>&1 || {
-      say 'error: the service does not come up: docker compose logs api'
+      say 'error: the service does not start: docker compose logs api'
       [ "$status" -ne 0 ] || status=1
     }
   fi
@@ -79,9 +79,9 @@ say "restoring $name"
 backup /scripts/backup.sh cat "$name" |
   postgres pg_restore -U postgres --exit-on-error --single-transaction --dbname="$NEW"
 backup /scripts/backup.sh facts "$NEW" |
-  diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored whole"
+  diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored completely"
 
-say "putting it in the place of $DATABASE"
+say "replacing $DATABASE"
 # Another restore may have ended in the same second.
 until
   OLD=${DATABASE}_before_$(date -u +%Y%m%d_%H%M%S)

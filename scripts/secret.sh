@@ -20,10 +20,10 @@ secret_in() (
   value=${value#"${value%%[!"$blank"]*}"}
   value=${value%"${value##*[!"$blank"]}"}
   case $value in
-    '') refuse 'is empty; write one, or remove the file' ;;
+    '') refuse 'is empty; write the secret, or remove the file' ;;
     *"$(printf '\r')"* | *'
 '*) refuse 'has more than one line; write one' ;;
-    *[[:cntrl:]]* | *"$mark"*) refuse 'holds a control character, which copying brings along; type it anew' ;;
+    *[[:cntrl:]]* | *"$mark"*) refuse 'contains a control character, perhaps from copying; type it again' ;;
   esac
   printf '%s\n' "$value"
 )

@@ -55,7 +55,7 @@ t.test('backups, with a real server', async (t) => {
       t.equal(statSync(join(shared.backups, file)).mode & 0o077, 0, `${file} is private`);
     const facts = readFileSync(join(shared.backups, `${name}.facts`), 'utf8');
     t.match(facts, new RegExp(`^schema 0\\d+[^]*public\\.ledger ${ROWS}$`, 'm'));
-    t.match(stderr, /restored and found equal/);
+    t.match(stderr, /restored and compared/);
     t.equal((await shared.run('list')).stdout, `${name}\n`);
     t.same(readdirSync(there).toSorted(), shared.files().toSorted(), 'and copied');
     t.equal((await shared.run('check', join(shared.backups, `${name}.dump`))).code, 0);
@@ -109,7 +109,7 @@ t.test('backups, with a real server', async (t) => {
       const { code, stderr } = await w.run('run');
       t.equal(code, 1);
       t.match(stderr, says);
-      t.match(stderr, /does not count|nothing of it is kept/);
+      t.match(stderr, /does not count|no backup was written/);
       t.same(w.files(), []);
       t.notOk(existsSync(w.metricsFile), 'no success is reported');
       t.notOk((await databases(postgres)).some((database) => database.includes('restore_test')));
@@ -119,7 +119,7 @@ t.test('backups, with a real server', async (t) => {
   await t.test('a server that is away, a wrong password and wrong settings are named', async (t) => {
     const CASES: [Record<string, string>, RegExp][] = [
       [{ PGPORT: '1' }, /Connection refused[^]*cannot read the database hardpoint/],
-      [{ PASSWORD_FILE: '/dev/null' }, /error: the secret in \/dev\/null is empty; write one/],
+      [{ PASSWORD_FILE: '/dev/null' }, /error: the secret in \/dev\/null is empty; write the secret/],
       [{ BACKUP_KEEP_WEEKLY: 'many' }, /BACKUP_KEEP_WEEKLY=many must be a whole number/],
     ];
     for (const [changes, says] of CASES) {
@@ -226,7 +226,7 @@ exec "$REAL/psql" "$@"`;
 
   await t.test('a copy that fails is a backup that failed', async (t) => {
     const failing = openWorld(t, postgres, {}, { BACKUP_COPY_COMMAND: 'cp -t /nowhere' });
-    t.match(await failing.run('run'), { code: 1, stderr: /Z is here, but its copy failed: cp -t \/nowhere/ });
+    t.match(await failing.run('run'), { code: 1, stderr: /Z is good, but its copy failed: cp -t \/nowhere/ });
     t.notOk(existsSync(failing.metricsFile), 'no success is reported');
     t.equal((await failing.run('list')).stdout, `${nameOf(failing)}\n`, 'it is good nevertheless');
   });
@@ -287,12 +287,12 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
   await t.test('wrong use, wrong names and a database that holds rows are refused', async (t) => {
     for (const args of [[], ['--now'], [name, '--all'], [name, '--force', 'x'], ['--list', 'x']])
       t.match(await restore(args), { code: 2, stderr: /restore\.sh NAME/ }, args.join(' '));
-    t.match(await restore(['../etc']), { code: 1, stderr: /is no name of a backup/ });
+    t.match(await restore(['../etc']), { code: 1, stderr: /is not the name of a backup/ });
     t.match(await restore(['20200101T000000Z']), {
       code: 1,
-      stderr: /there is no whole backup 20200101T000000Z/,
+      stderr: /there is no complete backup 20200101T000000Z/,
     });
-    t.match(await restore([name]), { code: 4, stderr: /the database hardpoint holds \d+ rows.*--force/ });
+    t.match(await restore([name]), { code: 4, stderr: /the database hardpoint has \d+ rows.*--force/ });
     t.notMatch(calls(), /compose stop/, 'the service was not touched');
     t.equal((await restore(['--list'])).stdout, `${name}\n`);
   });
@@ -300,14 +300,14 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
   await t.test('a backup that is damaged is refused before anything is touched', async (t) => {
     const file = join(w.backups, `${name}.dump`);
     flipByte(file, 0.6);
-    t.match(await restore([name, '--force']), { code: 1, stderr: /is damaged[^]*nothing was touched/ });
+    t.match(await restore([name, '--force']), { code: 1, stderr: /is damaged[^]*nothing was changed/ });
     t.notMatch(calls(), /compose stop/);
     flipByte(file, 0.6);
   });
 
   const FAULTS: Record<string, RegExp> = {
     cut: /pg_restore: error/,
-    rows: /ledger 4000\n---\n> public.ledger 3999[^]*was not restored whole/,
+    rows: /ledger 4000\n---\n> public.ledger 3999[^]*was not restored completely/,
     swap: /database "missing" does not exist/,
   };
   for (const [fault, says] of Object.entries(FAULTS)) {
@@ -366,7 +366,7 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
       await writer.query('begin; delete from ledger');
       t.match(await restore([name, '--force'], 'start'), {
         code: 1,
-        stderr: /the service does not come up/,
+        stderr: /the service does not start/,
       });
       await until('the session is ended', () => ended);
       t.equal(await count(), ROWS);
@@ -398,7 +398,7 @@ async function restoring(t: Test, postgres: ClientPostgres): Promise<void> {
       client.query('create table audit_event as select 1 as id'),
     );
     writeFileSync(passphrase, 'wrong horse\n');
-    const wrong = /was not encrypted with the passphrase in [^]*nothing was touched/;
+    const wrong = /was not encrypted with the passphrase in [^]*nothing was changed/;
     t.match(await restore(args, '', sealed), { code: 1, stderr: wrong });
     rmSync(passphrase);
     t.match(await restore(args, '', sealed), { code: 1, stderr: /is encrypted, and .* holds no passphrase/ });

@@ -107,7 +107,7 @@ const REFUSALS: Record<string, Refusal> = {
   },
   'CORS for everybody': {
     prepare: ({ put }) => put('.env', `CORS_ORIGINS='*'\n`),
-    says: /CORS_ORIGINS with \* .*: name the origins/,
+    says: /CORS_ORIGINS with \* .*: list the origins/,
   },
   'CORS for everybody, from the environment': { changes: { CORS_ORIGINS: '*' }, says: /CORS_ORIGINS/ },
   'variables that compose does not pass on': {
@@ -124,7 +124,7 @@ const REFUSALS: Record<string, Refusal> = {
   },
   'an empty secret': {
     prepare: ({ put }) => put('secrets/app_password', ''),
-    says: /secret in secrets\/app_password is empty; write one/,
+    says: /secret in secrets\/app_password is empty; write the secret/,
   },
   'a secret of two lines': {
     prepare: ({ put }) => put('secrets/app_password', `${LONG}\n${LONG}\n`),
@@ -145,17 +145,17 @@ const REFUSALS: Record<string, Refusal> = {
   'a certificate that ends soon': {
     prepare: ({ folder }) =>
       copyFileSync(certificates.ending?.certificate ?? '', join(folder, 'nginx/ssl/fullchain.pem')),
-    says: /fullchain\.pem ends within 14 days \(.* GMT\): scripts\/certificates\.sh renew/,
+    says: /fullchain\.pem expires within 14 days \(.* GMT\): scripts\/certificates\.sh renew/,
   },
   'no certificate in its file': {
     prepare: ({ put }) => put('nginx/ssl/fullchain.pem', 'nothing'),
-    says: /fullchain\.pem is no certificate/,
+    says: /fullchain\.pem is not a certificate/,
   },
   'a tag that moves': { image: 'api:latest', says: /tag of the image api:latest moves: name a version/ },
   'no tag behind a port': { image: 'registry.test:5000/api', says: /registry\.test:5000\/api has no tag/ },
   'a disk that is nearly full': {
     changes: { DEPLOY_MIN_FREE_GB: '10000000' },
-    says: /\d GB are free on this disk, 10000000 are the least \(DEPLOY_MIN_FREE_GB\)/,
+    says: /\d GB are free on this disk, fewer than DEPLOY_MIN_FREE_GB=10000000/,
   },
   'settings that are no numbers': {
     prepare: ({ put }) => put('.env', 'API_REPLICAS=0\nDEPLOY_WATCH_SECONDS="5 min"\n'),
@@ -167,11 +167,11 @@ const REFUSALS: Record<string, Refusal> = {
   },
   'an engine that does not answer': {
     prepare: ({ docker }) => docker.flag('no-engine'),
-    says: /the Docker engine does not answer: start it/,
+    says: /the Docker engine does not respond: start it/,
   },
   'a compose file that does not fit': {
     prepare: ({ docker }) => docker.flag('no-config'),
-    says: /compose\.yaml and \.env do not fit together: services\.api: no such thing/,
+    says: /refuses compose\.yaml with \.env: services\.api: no such thing/,
   },
 };
 
@@ -210,7 +210,7 @@ t.test('all problems at once, and a host without any', async (t) => {
   t.equal(stderr.match(/^ {2}- /gm)?.length, 8, stderr);
 
   const good = host(t);
-  t.match(await good.deploy(['preflight']), { code: 0, stderr: /nothing stands in the way/ });
+  t.match(await good.deploy(['preflight']), { code: 0, stderr: /no problems found/ });
   t.match(await good.deploy(['preflight', 'api@sha256:0123']), { code: 0 });
   // One file elsewhere, as compose itself reads it.
   rmSync(join(good.folder, '.env'));
@@ -232,8 +232,8 @@ t.test('a release, and what ends it', async (t) => {
 
   await t.test('first deploy, update, rollback', async (t) => {
     const h = host(t);
-    t.match(await h.deploy(['update', V1]), { code: 1, stderr: /nothing runs here yet/ });
-    t.match(await h.deploy(['rollback']), { code: 1, stderr: /no release before this one/ });
+    t.match(await h.deploy(['update', V1]), { code: 1, stderr: /the stack does not run yet/ });
+    t.match(await h.deploy(['rollback']), { code: 1, stderr: /no previous release/ });
     t.match(await h.deploy(['deploy', V1]), { code: 0, stderr: /deployed/ });
     t.same([h.docker.images(), h.state()], [[V1, V1], { current: V1 }]);
     h.docker.clear();
@@ -252,7 +252,7 @@ t.test('a release, and what ends it', async (t) => {
     );
     t.equal((await h.deploy(['rollback'])).code, 0);
     t.same([h.docker.images(), h.state()], [[V1, V1], { current: V1, previous: V2 }]);
-    t.match(await h.deploy(['status']), { code: 0, stdout: /^image .*1\.0, before it .*2\.0\n/ });
+    t.match(await h.deploy(['status']), { code: 0, stdout: /^image .*1\.0, previous .*2\.0\n/ });
     h.docker.clear();
     t.equal((await h.deploy(['update', V2], { DEPLOY_WATCH_SECONDS: '0' })).code, 0);
     t.notMatch(h.docker.calls(), /monitor/, '0 seconds: no watch');
@@ -263,7 +263,7 @@ t.test('a release, and what ends it', async (t) => {
       'never gets healthy',
       'api:2-sick',
       4,
-      /not 3 healthy replicas: container \d+ is unhealthy\n.*answered 503\n.*does not hold: back to .*1\.0\n.*rolled back/,
+      /not 3 healthy replicas: container \d+ is unhealthy\n.*answered 503\n.*failed: rolling back to .*1\.0\n.*rolled back/,
       undefined,
     ],
     ['trips the watch', 'api:2-slow', 4, /watching[^]*rolled back to .*1\.0/, undefined],
@@ -290,7 +290,7 @@ t.test('a release, and what ends it', async (t) => {
     h.docker.flag('no-backup');
     t.match(await h.deploy(['update', V2]), {
       code: 1,
-      stderr: /no release without a backup that was restored/,
+      stderr: /the backup failed, so nothing is released/,
     });
     t.notMatch(h.docker.calls(), /migrate|^stop /m);
     t.match(await h.deploy(['backup']), { code: 1, stderr: /no backup was made/ });
@@ -321,7 +321,7 @@ t.test('a release, and what ends it', async (t) => {
     const first = h.start('deploy.sh', ['update', V2]);
     await until('the backup', () => existsSync(join(h.docker.folder, 'waiting')));
     for (const args of [['update', V2], ['deploy', V2], ['rollback']])
-      t.match(await h.deploy(args), { code: 5, stderr: /another run is going on/ });
+      t.match(await h.deploy(args), { code: 5, stderr: /another run is active/ });
     rmSync(join(h.docker.folder, 'wait'));
     t.equal((await first.result).code, 0);
     t.same(h.docker.images(), [V2, V2]);
@@ -333,10 +333,10 @@ t.test('certificates', async (t) => {
   const name = 'SERVER_NAME=api.acme.test\n';
   const REFUSED: [string[], string, RegExp][] = [
     [['obtain'], email, /no SERVER_NAME: set it in \.env/],
-    [['obtain'], `SERVER_NAME=localhost\n${email}`, /SERVER_NAME=localhost is no public name/],
-    [['obtain'], `SERVER_NAME=10.0.0.1\n${email}`, /is no public name/],
+    [['obtain'], `SERVER_NAME=localhost\n${email}`, /SERVER_NAME=localhost is not a public name/],
+    [['obtain'], `SERVER_NAME=10.0.0.1\n${email}`, /is not a public name/],
     [['obtain'], name, /no ACME_EMAIL/],
-    [['renew'], name, /there is none for api\.acme\.test yet/],
+    [['renew'], name, /there is no certificate for api\.acme\.test yet/],
   ];
   for (const [args, text, says] of REFUSED) {
     const h = host(t);

@@ -163,14 +163,14 @@ t.test('a secret is the same however its file was written, and what is odd is re
   for (const name of Object.keys(given)) t.equal(text(`all/${name}`), secret, JSON.stringify(given[name]));
 
   const ODD_FILES: [string | Buffer, RegExp][] = [
-    ['\n', /is empty; write one, or remove the file/],
+    ['\n', /is empty; write the secret, or remove the file/],
     [`${secret}\nsecond`, /has more than one line; write one/],
     [`${secret}\0`, /is not UTF-8 text; save it as UTF-8/],
     [Buffer.from(secret, 'utf16le'), /is not UTF-8 text/],
     [Buffer.from(`\uFEFF${secret}`, 'utf16le'), /is not UTF-8 text/],
     [Buffer.from([0xe9, 0x41]), /is not UTF-8 text/],
-    [`a\u0007${secret}`, /holds a control character/],
-    [`a\uFEFF${secret}`, /holds a control character/],
+    [`a\u0007${secret}`, /contains a control character/],
+    [`a\uFEFF${secret}`, /contains a control character/],
   ];
   for (const [file, says] of ODD_FILES) {
     const refused = await setUp(t, { app_password: file });
