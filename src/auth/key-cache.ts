@@ -160,7 +160,7 @@ export function createApiKeyCache(
     return now < outageUntilMs && options.isInformed();
   }
 
-  function resultOf({ principal }: CachedKey): AuthResult {
-    return principal.endsAt > Date.now() ? { principal } : { refused: 'expired', key: principal };
+  function resultOf(key: CachedKey): AuthResult {
+    return key.principal.endsAt > Date.now() ? key : { refused: 'expired', key: key.principal };
   }
 }
