@@ -19,11 +19,7 @@ import { rateLimit } from './rate-limit/plugin.ts';
 import { requestChecks } from './http/request-checks.ts';
 import { requestTimeout } from './http/request-timeout.ts';
 import { securityHeaders } from './http/security-headers.ts';
-import {
-  handleConnectAndExpect,
-  createFrameworkErrorHandler,
-  createSocketErrorHandler,
-} from './http/client-errors.ts';
+import { createClientErrors, handleConnectAndExpect } from './http/client-errors.ts';
 import { validation } from './http/validation.ts';
 import { createRequestIds } from './http/request-id.ts';
 import type { Services } from './dependencies.ts';
@@ -55,8 +51,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const isTrusted = createTrust(config.http.trustedProxies);
   const requestIds = createRequestIds(isTrusted);
   const record = createRequestRecord({ log, metrics, slowRequestMs: config.log.slowRequestMs });
-  const clientErrors = { newRequestId: requestIds.next, record, metrics };
-  const refuseSocket = createSocketErrorHandler(clientErrors);
+  const clientErrors = createClientErrors({ newRequestId: requestIds.next, record, metrics });
 
   const app = fastify({
     // Node looks for late requests every 30 s by default, whatever the timeouts say.
@@ -79,13 +74,13 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     // While draining every route goes on; `lifecycle` says when that ends.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },
-    clientErrorHandler: refuseSocket,
-    frameworkErrors: createFrameworkErrorHandler(clientErrors),
+    clientErrorHandler: clientErrors.handleSocketError,
+    frameworkErrors: clientErrors.handleRouterError,
   });
 
   // Not as an option: Fastify would listen for the end of every response to log it, as `accessLog` does anyway.
   app.log = log;
-  handleConnectAndExpect(app.server, refuseSocket);
+  handleConnectAndExpect(app.server, clientErrors.handleSocketError);
 
   const routes = collectRoutes(app);
   app.decorateRequest('principal', null);

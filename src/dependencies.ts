@@ -6,7 +6,7 @@ import { createAfterWrite } from './cache/after-write.ts';
 import { createApiKeyAdmin } from './auth/administration.ts';
 import { startAuditQueue } from './auth/audit-queue.ts';
 import { createCache, createNoCache } from './cache/cache.ts';
-import { createCursors } from './http/resource/cursor.ts';
+import { createCursors } from './http/resource/pagination.ts';
 import { createDatabaseCheck } from './postgres/readiness.ts';
 import { startIdempotency } from './idempotency/repository.ts';
 import { createKeyInvalidation } from './auth/invalidation.ts';

@@ -36,7 +36,7 @@ export function buildInternalApp(options: InternalAppOptions): FastifyInstance {
   let scraping: Promise<string> | undefined;
 
   async function scrape(): Promise<string> {
-    metrics.requestsInFlight.set(options.lifecycle.running.size);
+    metrics.requestsInFlight.set(options.lifecycle.running.length);
     const { size, max, active, waiting } = db.stats();
     metrics.activeConnections.set(size);
     metrics.poolSize.set(max);

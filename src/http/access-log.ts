@@ -3,8 +3,7 @@ import type { Logger } from 'pino';
 import { ERROR_CODES, type ErrorCode } from '../errors.ts';
 import { CLIENT_CLOSED_REQUEST, type Metrics } from '../observability/metrics.ts';
 import { PROBLEMS, failuresOf } from './problems.ts';
-import type { RunningRequest } from './running-requests.ts';
-import type { Lifecycle } from './shutdown.ts';
+import type { Lifecycle, RunningRequest } from './shutdown.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -17,7 +16,7 @@ declare module 'fastify' {
 }
 
 /** Route label of requests that no route answers. */
-const UNMATCHED = 'unmatched';
+export const UNMATCHED = 'unmatched';
 /** Methods that have a series of their own; a client can make up any other. */
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 const OTHER = 'OTHER';
@@ -43,7 +42,9 @@ export const accessLog = fp<{ record: RecordRequest; metrics: Metrics; lifecycle
     });
 
     app.addHook('onRequest', (request, reply, done) => {
-      const started = running.start(request, reply);
+      const startedMs = performance.now();
+      const started = { request, reply, startedMs, index: running.length, timedOut: false };
+      running.push(started);
       // 'close' ends every response, also one whose client hung up; Fastify's response hook misses those.
       reply.raw.once('close', () => finish(started));
       reply.header('x-request-id', request.id);
@@ -52,7 +53,10 @@ export const accessLog = fp<{ record: RecordRequest; metrics: Metrics; lifecycle
     });
 
     function finish(ended: RunningRequest): void {
-      running.end(ended);
+      // The last one takes its place.
+      const last = running.pop() as RunningRequest;
+      if (last !== ended) running[ended.index] = last;
+      last.index = ended.index;
       const { request, reply, startedMs, timedOut } = ended;
       const { url: route = UNMATCHED, config } = request.routeOptions;
       const durationMs = performance.now() - startedMs;

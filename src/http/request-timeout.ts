@@ -3,8 +3,7 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import { AppError } from '../errors.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { reportFailure } from './problems.ts';
-import type { Lifecycle } from './shutdown.ts';
-import type { RunningRequest } from './running-requests.ts';
+import type { Lifecycle, RunningRequest } from './shutdown.ts';
 
 interface RequestTimeoutOptions {
   timeoutMs: number;

@@ -1,17 +1,33 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Server } from 'node:http';
 import type { Logger } from 'pino';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { withTimeout } from '../lib/timeouts.ts';
-import { RunningRequests } from './running-requests.ts';
+
+/** A request from its first hook to the end of its response. */
+export interface RunningRequest {
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  /** On the clock of `performance.now()`. */
+  readonly startedMs: number;
+  /** Its place in `running`. */
+  index: number;
+  /** Took longer than REQUEST_TIMEOUT_SECONDS, and was ended. */
+  timedOut: boolean;
+}
 
 export interface Lifecycle {
   /** On its way out: readiness answers 503 and answers carry `Connection: close`. */
   draining: boolean;
-  readonly running: RunningRequests;
+  /**
+   * What is being worked on, in no order. A Set that fills and empties with every turn of the event loop would be
+   * rebuilt as often, and its old tables keep requests alive until the next full garbage collection.
+   */
+  readonly running: RunningRequest[];
 }
 
 export function createLifecycle(): Lifecycle {
-  return { draining: false, running: new RunningRequests() };
+  return { draining: false, running: [] };
 }
 
 export interface ShutdownParts {
@@ -109,11 +125,11 @@ async function stopListening(server: Server): Promise<void> {
  */
 async function nothingInFlight({ running }: Lifecycle): Promise<void> {
   do {
-    while (running.size > 0) await sleep(POLL_MS);
+    while (running.length > 0) await sleep(POLL_MS);
     await sleep(LAST_CALL_MS);
     // After a pause of the process the timer comes before what has arrived.
     await nextTurn();
-  } while (running.size > 0);
+  } while (running.length > 0);
 }
 
 async function within(budgetMs: number, work: Promise<void>): Promise<boolean> {

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
 import { auditSql } from '../../auth/audit-log.ts';
 import { callerOf } from '../../auth/caller.ts';
-import { UUID, type Cursors } from '../../http/resource/cursor.ts';
+import { UUID, type Cursors } from '../../http/resource/pagination.ts';
 import type { Db } from '../../postgres/postgres.ts';
 import type { ZodProvider } from '../../http/resource/zod-types.ts';
 import * as schema from './schema.ts';

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { AppError } from '../../errors.ts';
 import type { ApiKeyAdmin } from '../../auth/administration.ts';
 import { apiKeySql, type ApiKey, type ApiKeyChange } from '../../auth/repository.ts';
-import type { Cursors } from '../../http/resource/cursor.ts';
+import type { Cursors } from '../../http/resource/pagination.ts';
 import { callerOf } from '../../auth/caller.ts';
 import { IfMatchHeader, requireIfMatch } from '../../http/resource/etag.ts';
 import { IdempotencyKeyHeader, type Idempotency, type StoredResponse } from '../../idempotency/repository.ts';

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { callerOf } from '../../auth/caller.ts';
-import { UUID, type Cursors } from '../../http/resource/cursor.ts';
+import { UUID, type Cursors } from '../../http/resource/pagination.ts';
 import {
   IfMatchHeader,
   IfNoneMatchHeader,
