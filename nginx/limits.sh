@@ -1,6 +1,5 @@
 #!/bin/sh
 # The entrypoint of the image runs this before nginx. It writes the files in /tmp that nginx.conf and conf.d include.
-#   limits.sh [HOST…]   nginx sends requests to these replicas only; without a HOST, to all in Docker's DNS
 set -eu
 folder=${INCLUDES:-/tmp}
 
@@ -10,12 +9,6 @@ awk -v mib="${MAX_REQUEST_SIZE_MB:-10}" -v seconds="${REQUEST_TIMEOUT_SECONDS:-6
   # Longer than the timeout of the service, because its own 504 says more.
   printf "proxy_read_timeout %dms;\n", seconds * 1000 + 5000
 }' >"$folder/limits.conf"
-
-# `down` keeps what `api` resolves to, so nginx has replicas at once when it uses `api` again.
-{
-  echo "server api:8000 resolve${1:+ down} max_fails=2 fail_timeout=5s;"
-  for host; do echo "server $host:8000 max_fails=2 fail_timeout=5s;"; done
-} >"$folder/replicas.conf"
 
 # `listen` lines for IPv6. Without IPv6 in the kernel, nginx would not start with them.
 listen() {

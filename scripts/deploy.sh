@@ -62,39 +62,22 @@ scale() {
   return 1
 }
 
-# send_to [ID…]: nginx sends requests to these replicas only; without an ID, to all in Docker's DNS, as after a restart
-# of nginx. If that fails, nginx continues as before.
-send_to() {
-  [ -n "$(running nginx)" ] || return 0
-  # shellcheck disable=SC2016 # the container expands it
-  docker compose exec -T nginx sh -c '/docker-entrypoint.d/50-limits.sh "$@" && nginx -s reload' sh "$@" >&2 ||
-    say 'nginx did not take the list of replicas'
-}
-
-# leave ID: stops a replica after nginx has left it out. A request that arrives while a process stops listening would be
-# lost.
-leave() {
-  say "taking ${1:0:12} out"
-  # shellcheck disable=SC2046 # ids; Docker's DNS knows their first twelve characters
-  send_to $(running api | grep -vxF "$1" | cut -c 1-12)
-  sleep 6 # after a reload, the old worker of nginx serves open connections of clients for 5 s
-  docker stop "$1" >/dev/null
-  docker rm "$1" >/dev/null
-}
-
-# roll IMAGE: stops an old replica only after a new one is healthy.
+# roll IMAGE: stops an old replica only after a new one is healthy. The old one still responds until nginx no longer
+# sends it requests.
 roll() {
-  local id
+  local id count
   export API_IMAGE=$1
-  trap send_to EXIT
   while id=$(old "$1" | sed -n 1p) && [ -n "$id" ]; do
-    [ "$(running api | wc -l)" -gt "$API_REPLICAS" ] || scale $((API_REPLICAS + 1)) || return 1
-    leave "$id"
+    count=$(running api | wc -l)
+    if [ "$count" -le "$API_REPLICAS" ]; then
+      count=$((count + 1))
+      scale "$count" || return 1
+      sleep 3 # nginx queries Docker's DNS every 2 s
+    fi
+    say "replacing ${id:0:12}"
+    docker stop "$id" >/dev/null
+    docker rm "$id" >/dev/null
   done
-  while [ "$(running api | wc -l)" -gt "$API_REPLICAS" ]; do leave "$(running api | sed -n 1p)"; done
-  sleep 3 # nginx queries Docker's DNS every 2 s
-  send_to
-  trap - EXIT
   scale "$API_REPLICAS" || return 1
   [ -z "$(old "$1")" ]
 }

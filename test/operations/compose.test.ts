@@ -45,9 +45,9 @@ const valueOf = (pattern: RegExp, text: string) => {
 };
 
 /** What nginx/limits.sh writes in this environment to the file of this name. */
-function readInclude(t: Test, name: string, env: Record<string, string> = {}, hosts: string[] = []): string {
+function readInclude(t: Test, name: string, env: Record<string, string> = {}): string {
   const folder = temporaryFolder(t);
-  writeIncludes(folder, env, hosts);
+  writeIncludes(folder, env);
   return readFileSync(join(folder, `${name}.conf`), 'utf8');
 }
 
@@ -233,7 +233,7 @@ t.test('what the service is told exists, and its secrets are files', async (t) =
   t.match(readText('docker/Dockerfile'), /USER 0:0\nWORKDIR \/app\nCOPY/, 'the code belongs to root');
   const postgres = JSON.stringify(services.postgres);
   t.notMatch(postgres, 'POSTGRES_PASSWORD', "the image's entrypoint would export it");
-  t.match(readInclude(t, 'replicas'), `server api:${VARIABLES.get('API_PORT')?.default} `);
+  t.match(nginx, `server api:${VARIABLES.get('API_PORT')?.default} `);
   t.match(readText('prometheus/prometheus.yml'), `port: ${VARIABLES.get('METRICS_PORT')?.default}`);
   t.equal(envOf('api').METRICS_HOST, '0.0.0.0', 'Prometheus is in another container');
 });
@@ -298,18 +298,6 @@ t.test('nginx takes as large a body, and waits a little longer, than the service
   const mounts = services.nginx?.volumes?.filter((volume) => typeof volume === 'string') ?? [];
   const mount = mounts.find((volume) => volume.startsWith('./nginx/limits.sh:'));
   t.match(mount, /:\/docker-entrypoint\.d\/\d+-limits\.sh:ro$/);
-});
-
-t.test('nginx sends to all replicas, or to those that deploy.sh names', async (t) => {
-  const servers = (hosts: string[]) => readInclude(t, 'replicas', {}, hosts);
-  t.equal(servers([]), 'server api:8000 resolve max_fails=2 fail_timeout=5s;\n');
-  t.equal(
-    servers(['a1', 'b2']),
-    ['api:8000 resolve down', 'a1:8000', 'b2:8000']
-      .map((server) => `server ${server} max_fails=2 fail_timeout=5s;\n`)
-      .join(''),
-  );
-  t.match(readText('scripts/deploy.sh'), valueOf(/limits\.sh:(\S+):ro/, readText('compose.yaml')));
 });
 
 t.test('what is unset for compose is unset for the service', async (t) => {

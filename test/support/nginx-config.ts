@@ -20,9 +20,9 @@ export function writeConfiguration(folder: string, places: Places): void {
 }
 
 /** The files that the container's entrypoint makes, by the same script. */
-export function writeIncludes(folder: string, env: Record<string, string> = {}, hosts: string[] = []): void {
+export function writeIncludes(folder: string, env: Record<string, string> = {}): void {
   const { PATH = '' } = process.env;
-  execFileSync(join(repositoryDir, 'nginx/limits.sh'), hosts, { env: { PATH, INCLUDES: folder, ...env } });
+  execFileSync(join(repositoryDir, 'nginx/limits.sh'), { env: { PATH, INCLUDES: folder, ...env } });
 }
 
 /** Debian's nginx is older than the one in compose.yaml: what this one does not know. */

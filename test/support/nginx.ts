@@ -74,6 +74,7 @@ export async function startNginx(
     await findFreePort(),
     await findFreePort(),
   ];
+  const server = replicas.map((port) => `server 127.0.0.1:${port} `).join('max_fails=2 fail_timeout=5s;');
   const places: Places = [
     // First: the folder itself may lie there.
     ['/tmp/', `${folder}/tmp/`],
@@ -86,13 +87,12 @@ export async function startNginx(
     ['listen 8082', `listen 127.0.0.1:${statusPort}`],
     ['listen 8080', `listen 127.0.0.1:${httpPort}`],
     ['listen 8443', `listen 127.0.0.1:${httpsPort}`],
+    ['server api:8000 resolve ', server],
     ...placesOfOlder(nginx),
   ];
   writeConfiguration(folder, places);
   // One family is enough here: these ports are everybody's.
   writeIncludes(join(folder, 'tmp'), { IF_INET6: '/none', ...env });
-  const servers = replicas.map((port) => `server 127.0.0.1:${port} max_fails=2 fail_timeout=5s;\n`);
-  writeFileSync(join(folder, 'tmp/replicas.conf'), servers.join(''));
   const args = ['-p', folder, '-e', join(folder, 'error.log'), '-c', join(folder, 'nginx.conf')];
   const check = spawnSync(nginx, [...args, '-t'], { encoding: 'utf8' });
   if (check.status !== 0) throw new Error(`nginx -t: ${check.stderr}`);
