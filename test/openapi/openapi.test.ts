@@ -171,18 +171,20 @@ interface RequestFixture {
 }
 
 let variants = 0;
+const AT_ONCE = 12;
 
-/** An example with other texts, so that nothing unique comes twice: as far as the schema lets them be others. */
+/** An example with other texts and numbers, as far as its schema lets them be others: nothing unique comes twice. */
 function vary<T>(example: T, fits: (value: unknown) => boolean): T {
   variants += 1;
   const copy = structuredClone(example);
   (function walk(value: unknown): void {
     if (typeof value !== 'object' || value === null) return;
     for (const [name, inner] of Object.entries(value)) {
-      if (typeof inner === 'string') {
-        (value as Json)[name] = `${inner}-${variants}`;
+      if (typeof inner !== 'string' && typeof inner !== 'number') walk(inner);
+      else {
+        (value as Json)[name] = typeof inner === 'string' ? `${inner}-${variants}` : inner + variants;
         if (!fits(copy)) (value as Json)[name] = inner;
-      } else walk(inner);
+      }
     }
   })(copy);
   return copy;
@@ -458,8 +460,12 @@ t.test('every operation answers as the document says, in each documented way', a
     const fixtures: [Operation, RequestFixture][] = [];
     for (const operation of concerned) fixtures.push([operation, await fixtureOf(operation)]);
     const work = async () => {
-      const answers = await Promise.all(fixtures.map(([operation, fixture]) => provoke(operation, fixture)));
-      for (const [index, [operation]] of fixtures.entries()) check(operation, answers[index]!, code);
+      // Not more at once than the pool has connections.
+      for (let from = 0; from < fixtures.length; from += AT_ONCE) {
+        const some = fixtures.slice(from, from + AT_ONCE);
+        const responses = await Promise.all(some.map(([operation, fixture]) => provoke(operation, fixture)));
+        for (const [index, [operation]] of some.entries()) check(operation, responses[index]!, code);
+      }
     };
     await (AROUND[code] ?? ((run) => run()))(work);
   }

@@ -51,7 +51,8 @@ export async function runDev(directory: string, stopped: AbortSignal, say: Say):
 
     async function runService(complete: NodeJS.ProcessEnv): Promise<number> {
       const { config } = loadConfig(complete);
-      await migrateUp({ databaseUrl: config.postgres.migrationUrl, say });
+      const prepare = () => migrateUp({ databaseUrl: config.postgres.migrationUrl, say });
+      await prepare();
       const token = await ensureKey(config, secrets.token);
       state.saveSecrets({ ...secrets, token });
       const { DATABASE_URL, API_KEY_SECRET, API_KEY_ENVIRONMENT, REDIS_URL } = complete;
@@ -63,6 +64,7 @@ export async function runDev(directory: string, stopped: AbortSignal, say: Say):
         stopBudgetMs: shutdownBudgetMs(config.lifecycle) + 1000,
         stopped,
         say,
+        prepare,
         onFirstListening: (listening) => announce(listening, token, say),
       });
     }

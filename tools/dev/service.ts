@@ -21,6 +21,8 @@ export interface Supervision {
   stopBudgetMs: number;
   stopped: AbortSignal;
   say: (line: string) => void;
+  /** Before the service starts again: applies new migrations. A failure is said, and the service says what it lacks. */
+  prepare: () => Promise<unknown>;
   onFirstListening: (listening: Listening) => void;
 }
 
@@ -55,6 +57,7 @@ export async function superviseService(options: Supervision): Promise<number> {
       await service.stop(stopBudgetMs);
       if (event === 'stop') return 0;
       say(`${event.file} changed: starting again…`);
+      await options.prepare().catch((error: unknown) => say((error as Error).message));
     }
   } finally {
     watcher?.close();
