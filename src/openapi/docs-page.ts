@@ -1,3 +1,4 @@
+import type { FastifyHelmetOptions } from '@fastify/helmet';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 
@@ -29,9 +30,25 @@ const START = `SwaggerUIBundle({
 `;
 
 /** Wider than the policy of the API by what the page needs: its own files, its own origin, images in the style sheet. */
-export const DOCS_POLICY =
-  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
-  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY = {
+  'default-src': ["'none'"],
+  'script-src': ["'self'"],
+  'style-src': ["'self'"],
+  'img-src': ["'self'", 'data:'],
+  'connect-src': ["'self'"],
+  'base-uri': ["'none'"],
+  'form-action': ["'none'"],
+  'frame-ancestors': ["'none'"],
+};
+
+/** Helmet's headers for a page. HSTS belongs to whoever ends TLS. */
+export const DOCS_HEADERS: FastifyHelmetOptions = {
+  contentSecurityPolicy: { useDefaults: false, directives: POLICY },
+  strictTransportSecurity: false,
+  // Over plain HTTP a browser ignores these, and says so in its console.
+  crossOriginOpenerPolicy: false,
+  originAgentCluster: false,
+};
 
 const JAVASCRIPT = 'text/javascript; charset=utf-8';
 

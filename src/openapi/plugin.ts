@@ -1,7 +1,8 @@
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify';
+import helmet from '@fastify/helmet';
 import fp from 'fastify-plugin';
 import { createHash } from 'node:crypto';
-import { DOCS_FILES, DOCS_PAGE, DOCS_POLICY, type DocsFile } from './docs-page.ts';
+import { DOCS_FILES, DOCS_HEADERS, DOCS_PAGE, type DocsFile } from './docs-page.ts';
 import { AppError, type ErrorCode } from '../errors.ts';
 import { describeApi } from './document.ts';
 import type { ResponseHeader } from './headers.ts';
@@ -37,8 +38,10 @@ export const openApi = fp<{ title: string; version: string }>(
     app.get('/openapi.json', hidden, sendFile(['application/json; charset=utf-8', write]));
 
     const sendPage = sendFile(DOCS_PAGE);
-    app.get('/docs', hidden, (request, reply) =>
-      sendPage(request, reply.header('content-security-policy', DOCS_POLICY)),
+    await app.register(helmet, { global: false });
+    // The policy of the API would win over that of the page.
+    app.get('/docs', { ...hidden, helmet: DOCS_HEADERS }, (request, reply) =>
+      sendPage(request, reply.removeHeader('content-security-policy')),
     );
     const senders = new Map(Object.entries(DOCS_FILES).map(([name, file]) => [name, sendFile(file)]));
     app.get<{ Params: { file: string } }>('/docs/:file', hidden, (request, reply) => {

@@ -1,4 +1,5 @@
-import type { FastifyRequest } from 'fastify';
+import helmet from '@fastify/helmet';
+import { fastify, type FastifyRequest } from 'fastify';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
@@ -7,6 +8,7 @@ import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { createTrust } from '../../src/http/client-address.ts';
+import { SECURITY_HEADERS } from '../../src/http/security-headers.ts';
 import { createRequestIds } from '../../src/http/request-id.ts';
 import type { Db, Query } from '../../src/postgres/postgres.ts';
 import { startTestApp, type TestApp } from '../support/app.ts';
@@ -608,6 +610,19 @@ t.test('security headers', async (t) => {
       t.equal(new Set(all).size, all.length, `${what}: no header twice`);
       t.notMatch(all.join(' '), /server|powered|strict-transport/, what);
     }
+  });
+
+  t.test('are those of helmet', async (t) => {
+    const app = fastify();
+    const directives = { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] };
+    await app.register(helmet, {
+      contentSecurityPolicy: { useDefaults: false, directives },
+      xFrameOptions: { action: 'deny' },
+    });
+    app.get('/', () => '');
+    const { headers } = await app.inject('/');
+    t.match(headers, SECURITY_HEADERS);
+    await app.close();
   });
 
   t.test('what a key can read is for no cache', async (t) => {
