@@ -158,6 +158,15 @@ t.test('pages name only paths and commands that exist', async (t) => {
   t.ok(named > 100, 'the pages were really read');
 });
 
+t.test('each concern says at the head of a file what it is for', async (t) => {
+  const concerns = readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const silent = concerns
+    .map(({ name }) => name)
+    .filter((name) => !['cli', 'features', 'lib', 'upstream'].includes(name))
+    .filter((name) => !files.some((file) => roomOf(file) === name && sources.get(file)?.startsWith('/**\n')));
+  t.same(silent, []);
+});
+
 t.test('importing a module does nothing', async (t) => {
   const modules = files.filter((file) => file !== 'main.ts').map((file) => join(root, file));
   const script = `

@@ -1,3 +1,18 @@
+/**
+ * API keys: who calls, and what the caller may do.
+ *
+ * Each request below /v1 needs a key with the scope of its route. The cache (`key-cache`) decides a known key in
+ * memory and synchronously. `key-check` verifies an unknown key with Postgres, many in one statement. A change of a
+ * key is one transaction with its audit event; `invalidation` then tells every process. Only an HMAC digest of a key
+ * is stored.
+ *
+ * Failures: without Redis a change reaches other processes within 5 s. Without Postgres known keys work for 5 minutes
+ * and unknown keys get 503. An address with too many failed attempts waits, and gets 429 if its next key is bad as
+ * well.
+ *
+ * Everything below /v1 needs this folder. `seed-keys` may go if nobody uses API_KEYS.
+ */
+
 import rateLimit from '@fastify/rate-limit';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';

@@ -1,3 +1,16 @@
+/**
+ * Cached reads: `read` returns a stored value or loads it; `after-write` invalidates what a write has changed.
+ *
+ * Two tiers: the local tier in this process, and the Redis tier for all of them. A value is loaded once, however many
+ * requests and processes ask for it. A stale value is returned while it is loaded anew, and while loading fails. A
+ * key holds the tenant. A shape separates the entries of releases that store different fields.
+ *
+ * Failures: without Redis each process caches for itself, with a short lifetime, because it hears of no other
+ * process' writes. A failed invalidation is repeated. A process that may have missed one trusts none of its entries.
+ *
+ * May be deleted with its option in `dependencies.ts`: features then read their repository.
+ */
+
 import type { Logger } from 'pino';
 import type { CacheResult, Metrics } from '../observability/metrics.ts';
 import { createPassingEntry, type CacheEntry, type EntryFormat } from './entry.ts';

@@ -1,3 +1,14 @@
+/**
+ * The configuration: environment variables, checked once, as one frozen object.
+ *
+ * `variables` lists every variable with its type and default, in the shape of the result. `checks` has the rules
+ * between variables, such as the order of timeouts. A secret may come from a file (NAME_FILE). Only `main`, `app`,
+ * `dependencies` and `cli` read the configuration; a concern declares the options that it takes.
+ *
+ * Failures: the service does not start, and prints all errors at once, each with what to write instead. No part of a
+ * secret is printed. `.env.example` says what each variable means; a test compares it with `variables`.
+ */
+
 import { findConflicts, findWarnings, type Problem } from './checks.ts';
 import { cleanText, namePlace, readSecretFile, showPath } from './files.ts';
 import {

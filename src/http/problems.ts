@@ -1,3 +1,16 @@
+/**
+ * What every request passes, and what a response to a failed one looks like.
+ *
+ * The hooks are in the order of `app.ts`: request id, access log, timeout, security headers, checks, 404 and 405.
+ * Health checks and the shutdown are here too; `resource/` has what a feature imports: pages, ETags, zod types.
+ *
+ * This file has the codes of errors with their HTTP statuses; no other folder knows a failure status. A failure of
+ * any kind is an RFC 9457 problem. From 500 on the client learns nothing of the cause; the log has the cause once,
+ * under the request id.
+ *
+ * Nothing here may be deleted but `load-shedding`, with its line in `app.ts`.
+ */
+
 import type { FastifyError, FastifyRequest, RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { z } from 'zod';

@@ -1,3 +1,15 @@
+/**
+ * `Idempotency-Key`: a repeated request has one effect and gets the first response again.
+ *
+ * The record, the response and the effect are one transaction in Postgres, so that none exists without the others. A
+ * request that comes while the first one runs gets 409. Another request under the same key gets 422. A response that
+ * holds a secret is stored encrypted, for the API key that got it. Records are deleted after IDEMPOTENCY_TTL_SECONDS.
+ *
+ * Failures: without Postgres the request fails as a whole (503), and may be repeated. Redis is not involved.
+ *
+ * May be deleted with its line in `app.ts` and `config.idempotent` of the routes.
+ */
+
 import { createHash } from 'node:crypto';
 import type { preHandlerHookHandler } from 'fastify';
 import fp from 'fastify-plugin';

@@ -1,6 +1,6 @@
 /**
- * One run of a piece of work per id. `isCurrent()` tells the work whether it is still the run of its id: it
- * is not once the id was abandoned, and then its result is only for those that wait for it already.
+ * One run of a piece of work per id. `isCurrent()` tells the work whether it is still the run of its id: it is not
+ * once the id was abandoned, and then its result is only for those that wait for it already.
  */
 export function createSingleFlight<T>(overdueMs: number) {
   const flights = new Map<string, { startedAtMs: number; result: Promise<T> }>();

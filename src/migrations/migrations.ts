@@ -1,3 +1,15 @@
+/**
+ * The schema: applies and reverts the numbered SQL files of /migrations.
+ *
+ * Each file runs in a transaction of its own, under an advisory lock, so that of several processes one works and the
+ * others wait. The checksum of an applied file is stored: an edited one is refused. A file whose number is not the
+ * newest is refused. `readiness` in postgres/ compares the schema with the newest file; a schema that is ahead is
+ * ready too.
+ *
+ * Failures: a statement that does not get its lock within `lock_timeout` is tried again a few times; an error names
+ * the file and the line, and nothing of that file is applied.
+ */
+
 import { setTimeout as delay } from 'node:timers/promises';
 import { DatabaseError, type Client } from 'pg';
 import { repeat, type Say } from './connection.ts';

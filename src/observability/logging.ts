@@ -1,3 +1,16 @@
+/**
+ * Logs, metrics and traces: what operators see of the service.
+ *
+ * Logs are one JSON object a line on stdout. A full disk or a reader that stalls loses lines, which a metric counts,
+ * and never stops the service. Metrics have labels from closed lists only, and every series exists from the start.
+ * Traces are loaded only with OTEL_EXPORTER_OTLP_ENDPOINT.
+ *
+ * No key, header, body, query string or value of a statement is in any of them.
+ *
+ * Tracing may be deleted: `tracing*`, `trace-context`, `statement-channel`, `plugin` and their lines in `main.ts` and
+ * `app.ts`.
+ */
+
 import { createRequire } from 'node:module';
 import { pino, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
 

@@ -1,3 +1,16 @@
+/**
+ * Postgres: statements, transactions, and what is left when Postgres is away.
+ *
+ * `pool` keeps connections, `session` is one connection with the settings that the service relies on, `transaction`
+ * is one try of BEGIN, work, COMMIT. `errors` turns driver errors into codes. `replica/` reads from a replica what
+ * may be a little old.
+ *
+ * Failures: every wait ends, for a connection within POOL_WAIT_TIMEOUT_MS and for a statement within
+ * QUERY_TIMEOUT_SECONDS. A connection that did not respond is dropped. The request gets 503 or 504, and the next
+ * statement finds its way back by itself. `outage` notices a Postgres that is silent, so that requests fail at once
+ * instead of waiting.
+ */
+
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PoolOptions } from './pool.ts';
 import { isRetryable } from './errors.ts';

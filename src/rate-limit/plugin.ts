@@ -1,3 +1,16 @@
+/**
+ * Limits per key and per tenant: at most L requests in any 60 seconds, over all processes.
+ *
+ * A process reserves tokens in Redis before it uses them (`lease`), and decides in memory. A reserved token counts
+ * until it can no longer fall into the window. A denied request needs no Redis. Responses say the limit, what is left
+ * and when it is renewed.
+ *
+ * Failures: without Redis each process enforces its share, limit / EXPECTED_REPLICAS (`fallback-limiter`), and says
+ * so in header, body and metric. It uses Redis again within a second of its return.
+ *
+ * May be switched off with RATE_LIMIT_ENABLED=false, or deleted with its lines in `app.ts` and `dependencies.ts`.
+ */
+
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { networkOf } from '../http/client-address.ts';

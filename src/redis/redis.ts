@@ -1,3 +1,14 @@
+/**
+ * Redis: one server, Sentinel or a cluster, behind one client.
+ *
+ * `url` reads the three forms of REDIS_URL, `connection` opens them, `subscriber` receives what other processes
+ * publish. `monitor` writes a heartbeat and so knows whether Redis is ready, late, or takes no writes. There are two
+ * roles: limits, which must not be evicted, and cache, which may be.
+ *
+ * Failures: no command waits longer than REDIS_COMMAND_TIMEOUT_MS. Callers ask `ready()` first and work without Redis
+ * while it is false. One cause is one line in the log, at most once a minute, with what to do about it (`problems`).
+ */
+
 import type { EventEmitter } from 'node:events';
 import { Redis } from 'ioredis';
 import type { Logger } from 'pino';
