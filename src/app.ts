@@ -1,5 +1,6 @@
 import { LogController, fastify, type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import { createRequestLog } from './observability/logging.ts';
 import { clientAddress, createTrust } from './http/client-address.ts';
 import type { Config } from './config/config.ts';
 import { apiKeys } from './features/api-keys/routes.ts';
@@ -69,8 +70,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     trustProxy: isTrusted,
     genReqId: (request) => requestIds.of(request),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
-    childLoggerFactory: (_parent, bindings, _options, { trace }) =>
-      log.child({ ...bindings, ...(trace && { trace_id: trace.traceId }) }),
+    childLoggerFactory: (_parent, bindings, _options, request) => createRequestLog(log, bindings, request),
     // While draining every route goes on; `lifecycle` says when that ends.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 200 },

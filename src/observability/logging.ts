@@ -11,8 +11,10 @@
  * `app.ts`.
  */
 
+import type { FastifyBaseLogger } from 'fastify';
+import type { IncomingMessage } from 'node:http';
 import { createRequire } from 'node:module';
-import { pino, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
+import { pino, type Bindings, type DestinationStream, type Logger, type LoggerOptions } from 'pino';
 
 const SECRETS = ['authorization', 'token', 'password'];
 
@@ -30,7 +32,7 @@ export function createLog(
     base: { logger: 'hardpoint' },
     messageKey: 'message',
     errorKey: 'error',
-    timestamp: () => `,"timestamp":"${new Date().toISOString()}"`,
+    timestamp: createTimestamp(),
     formatters: { level: (label) => ({ level: label }) },
     // `err` is what Fastify calls it; pino's own serializer for it tells every property.
     serializers: { error: describeError, err: describeError },
@@ -40,6 +42,18 @@ export function createLog(
     },
   };
   return pino(pinoOptions, options.format === 'json' ? destination : prettify(destination));
+}
+
+/** The moment of a line as pino wants it; under load many lines share a millisecond, and its text. */
+function createTimestamp(): () => string {
+  let lastMs = 0;
+  let text = '';
+  return () => {
+    const now = Date.now();
+    if (now !== lastMs) text = `,"timestamp":"${new Date(now).toISOString()}"`;
+    lastMs = now;
+    return text;
+  };
 }
 
 function prettify(destination: DestinationStream): DestinationStream {
@@ -80,4 +94,53 @@ function withoutValues(text: string): string {
 
 function mask(text: string): string {
   return text.replace(URL_PASSWORD, '$1:***@');
+}
+
+/** A request's logger, made when it is used: most requests log one line, which has the request id itself. */
+export function createRequestLog(
+  parent: Logger,
+  bindings: Bindings,
+  request: IncomingMessage,
+): FastifyBaseLogger {
+  return new RequestLog(parent, bindings, request) as unknown as FastifyBaseLogger;
+}
+
+class RequestLog {
+  #child: Logger | undefined;
+  readonly #parent: Logger;
+  readonly #bindings: Bindings;
+  readonly #request: IncomingMessage;
+
+  constructor(parent: Logger, bindings: Bindings, request: IncomingMessage) {
+    this.#parent = parent;
+    this.#bindings = bindings;
+    this.#request = request;
+  }
+
+  get used(): Logger {
+    const { trace } = this.#request;
+    return (this.#child ??= this.#parent.child({
+      ...this.#bindings,
+      ...(trace && { trace_id: trace.traceId }),
+    }));
+  }
+}
+
+for (const name of [
+  'level',
+  'child',
+  'fatal',
+  'error',
+  'warn',
+  'info',
+  'debug',
+  'trace',
+  'silent',
+] as const) {
+  Object.defineProperty(RequestLog.prototype, name, {
+    get(this: RequestLog) {
+      const value: unknown = this.used[name];
+      return typeof value === 'function' ? value.bind(this.used) : value;
+    },
+  });
 }
