@@ -61,7 +61,9 @@ async function build(names: Program[], say: (line: string) => void): Promise<voi
       `module cluster\n\ngo 1.26\n\n${required}\n\nreplace (\n${lines.join('')})\n`,
     );
     const packages = names.map((name) => (name === 'etcd' ? ETCD : `k8s.io/kubernetes/cmd/${name}`));
-    await go(['get', ...packages], folder, env);
+    // Without a version, `go get` would take the latest patch, which does not build with the replacements above.
+    const wanted = packages.map((name) => (name === ETCD ? name : `${name}@v${KUBERNETES}`));
+    await go(['get', ...wanted], folder, env);
     for (const [index, name] of names.entries()) {
       say(`building ${name}`);
       const flags = ['-ldflags', `-s -w ${versionFlags()}`, '-o', join(CACHE, name)];
