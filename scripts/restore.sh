@@ -78,8 +78,9 @@ postgres psql -Xq -U postgres -d "$NEW" -f /etc/postgresql/init/20-database.sql 
 say "restoring $name"
 backup /scripts/backup.sh cat "$name" |
   postgres pg_restore -U postgres --exit-on-error --single-transaction --dbname="$NEW"
+# Without its own stdin, `docker compose exec` in <(…) would read from the pipe what diff compares.
 backup /scripts/backup.sh facts "$NEW" |
-  diff <(backup cat "/backups/$name.facts") - >&2 || die "$name was not restored completely"
+  diff <(backup cat "/backups/$name.facts" </dev/null) - >&2 || die "$name was not restored completely"
 
 say "replacing $DATABASE"
 # Another restore may have ended in the same second.
