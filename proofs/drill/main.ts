@@ -82,7 +82,8 @@ function isTold({ watch }: World, name: string, severity: string): boolean {
 }
 
 function isCalm({ watch }: World): boolean {
-  const firing = watch.all().filter(({ changes }) => changes.at(-1)?.firing);
+  // Also what was told of a slow start has to be taken back: the next one is told only once.
+  const firing = watch.all().filter(({ changes, told }) => changes.at(-1)?.firing || told.at(-1)?.firing);
   return firing.map(({ name }) => name).join() === 'Watchdog';
 }
 

@@ -528,7 +528,8 @@ t.test('on one database', async (t) => {
         const asked = [db.query(now), db.transaction(pidOf), db.query(now), db.query(now)].map(failure);
         for (const { code, ms } of await Promise.all(asked)) {
           t.equal(code, 'unavailable', `idle for ${idleMs} ms`);
-          t.ok(ms < waits.poolWaitMs + SLACK_MS, `${ms} ms`);
+          // A process that was suspended on a busy machine asks once more, after a quarter and for half of the wait.
+          t.ok(ms < 1.75 * waits.poolWaitMs + SLACK_MS, `${ms} ms`);
         }
         proxy.mend();
         t.same(await db.query(now), [{ one: 1 }], 'it heals by itself');

@@ -1,9 +1,8 @@
 import { execFile } from 'node:child_process';
-import { cpSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
-import { readProject } from '../../tools/init/files.ts';
 import { writeResource } from '../../tools/new/main.ts';
 import { parseField, RESERVED, spellResource } from '../../tools/new/names.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
@@ -32,7 +31,7 @@ t.test('a name has every spelling that its files need', async (t) => {
 
 t.test('what cannot be written is refused, and nothing is written', async (t) => {
   const folder = copyRepository(t);
-  const before = [...readProject(folder)];
+  const before = readAll(folder);
   const refused: [args: string[], message: RegExp][] = [
     [[], /^Usage: npm run new/],
     [['Customers'], /no name of a resource/],
@@ -52,7 +51,7 @@ t.test('what cannot be written is refused, and nothing is written', async (t) =>
   ];
   for (const [args, message] of refused)
     await t.rejects(writeResource(folder, args), message, args.join(' '));
-  t.strictSame([...readProject(folder)], before);
+  t.strictSame(readAll(folder), before);
 
   const url = await createDatabase(t);
   const { rows } = await withClient(url, (client) =>
@@ -76,16 +75,27 @@ t.test('A new resource takes one command and ten minutes.', async (t) => {
   const node = (...args: string[]) =>
     promisify(execFile)(process.execPath, args, { cwd: folder, maxBuffer: 2 ** 24 }).catch((error) => error);
   for (const name of ['customers', 'order-items', 'news']) {
-    const { stdout, code } = await node('--import', 'tsx', `test/features/${name}.test.ts`);
-    t.equal(code ?? 0, 0, stdout);
+    const { stdout, stderr, code } = await node('--import', 'tsx', `test/features/${name}.test.ts`);
+    t.equal(code ?? 0, 0, `${stdout}${stderr}`);
   }
 });
 
-/** Without git, as an unpacked archive; where the account of the embedded Postgres can enter. */
+const COPIED = ['src', 'tools', 'test', 'migrations', 'package.json', 'tsconfig.json', '.prettierrc.json'];
+
+function readAll(folder: string): [path: string, text: string][] {
+  return ['src', 'test', 'migrations'].flatMap((top) =>
+    readdirSync(join(folder, top), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .map((path): [string, string] => [path, readFileSync(path, 'utf8')]),
+  );
+}
+
+/** As much of the project as the command and the tests that it writes need. */
 function copyRepository(t: Test): string {
   const folder = makeDataFolder('hardpoint-new-');
   t.teardown(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
-  for (const path of readProject(repositoryDir).keys()) cpSync(join(repositoryDir, path), join(folder, path));
+  for (const path of COPIED) cpSync(join(repositoryDir, path), join(folder, path), { recursive: true });
   symlinkSync(join(repositoryDir, 'node_modules'), join(folder, 'node_modules'));
   return folder;
 }

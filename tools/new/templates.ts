@@ -343,7 +343,7 @@ export function writeRoutes(resource: Resource): string {
   return `import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { callerOf } from '../../auth/caller.ts';
-import { UUID, type Cursors } from '../../http/resource/cursor.ts';
+import { UUID, type Cursors } from '../../http/resource/pagination.ts';
 import {
   IfMatchHeader,
   IfNoneMatchHeader,
