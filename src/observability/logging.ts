@@ -96,51 +96,63 @@ function mask(text: string): string {
   return text.replace(URL_PASSWORD, '$1:***@');
 }
 
-/** A request's logger, made when it is used: most requests log one line, which has the request id itself. */
+/**
+ * A request's logger, made when it is used: most requests log one line, which has the request id itself. Its methods are
+ * plain ones, for Fastify looks at each of them in every request, which must not make the logger.
+ */
 export function createRequestLog(
-  parent: Logger,
+  parent: FastifyBaseLogger,
   bindings: Bindings,
   request: IncomingMessage,
 ): FastifyBaseLogger {
-  return new RequestLog(parent, bindings, request) as unknown as FastifyBaseLogger;
+  return new RequestLog(parent, bindings, request);
 }
 
 class RequestLog {
-  #child: Logger | undefined;
-  readonly #parent: Logger;
+  readonly #parent: FastifyBaseLogger;
   readonly #bindings: Bindings;
   readonly #request: IncomingMessage;
+  #child: FastifyBaseLogger | undefined;
 
-  constructor(parent: Logger, bindings: Bindings, request: IncomingMessage) {
+  constructor(parent: FastifyBaseLogger, bindings: Bindings, request: IncomingMessage) {
     this.#parent = parent;
     this.#bindings = bindings;
     this.#request = request;
   }
 
-  get used(): Logger {
-    const { trace } = this.#request;
-    return (this.#child ??= this.#parent.child({
-      ...this.#bindings,
-      ...(trace && { trace_id: trace.traceId }),
-    }));
+  get #log(): FastifyBaseLogger {
+    return (this.#child ??= this.#makeChild());
   }
+  #makeChild(): FastifyBaseLogger {
+    const { trace } = this.#request;
+    return this.#parent.child({ ...this.#bindings, ...(trace && { trace_id: trace.traceId }) });
+  }
+
+  get level() {
+    return this.#parent.level;
+  }
+  child(bindings: Bindings) {
+    return this.#log.child(bindings);
+  }
+  fatal(...args: LogArguments) {
+    this.#log.fatal(...args);
+  }
+  error(...args: LogArguments) {
+    this.#log.error(...args);
+  }
+  warn(...args: LogArguments) {
+    this.#log.warn(...args);
+  }
+  info(...args: LogArguments) {
+    this.#log.info(...args);
+  }
+  debug(...args: LogArguments) {
+    this.#log.debug(...args);
+  }
+  trace(...args: LogArguments) {
+    this.#log.trace(...args);
+  }
+  silent() {}
 }
 
-for (const name of [
-  'level',
-  'child',
-  'fatal',
-  'error',
-  'warn',
-  'info',
-  'debug',
-  'trace',
-  'silent',
-] as const) {
-  Object.defineProperty(RequestLog.prototype, name, {
-    get(this: RequestLog) {
-      const value: unknown = this.used[name];
-      return typeof value === 'function' ? value.bind(this.used) : value;
-    },
-  });
-}
+type LogArguments = [fields: object, message?: string];

@@ -801,6 +801,23 @@ t.test('the request log', async (t) => {
     t.match(malformed[0], { method: 'OTHER', endpoint: 'unmatched', status: 400 });
   });
 
+  t.test('makes a logger for a request only when it is used', async (t) => {
+    const own = await startTestApp(t);
+    const { log } = own.app;
+    let made = 0;
+    const child = log.child.bind(log);
+    log.child = (...args: Parameters<typeof child>) => {
+      made += 1;
+      return child(...args);
+    };
+    await own.request('GET', LIST);
+    t.equal(made, 0);
+    const { token: other } = await own.issueKey();
+    onRead(own, () => Promise.reject(new Error('on purpose')));
+    t.equal((await own.request('GET', ONE, { token: other })).status, 500);
+    t.equal(made, 1);
+  });
+
   t.test('cannot be written by a client', async (t) => {
     const line = '%0a{"level":"fatal","message":"forged"}%0d%0a';
     const forged = await linesOf(async () => {
