@@ -29,8 +29,6 @@ export function createTraceRequests(tracer: Tracer) {
       const span = tracer.startSpan(...describeRequest(request), toContext(parent));
       const { traceId, spanId, traceFlags } = span.spanContext();
       request.raw.trace = { ...parent, traceId, spanId, flags: traceFlags };
-      // The log of the request was made before, with the trace that the request came with.
-      if (!parent) request.log = reply.log = request.log.child({ trace_id: traceId });
       reply.raw.once('close', () => {
         const status = reply.raw.writableEnded ? reply.statusCode : CLIENT_CLOSED_REQUEST;
         span.setAttribute('http.response.status_code', status);
