@@ -68,12 +68,14 @@ export function createKeyPublisher(
     const missing = new Set<string>();
     const done = new Promise<void>((resolve) => pending.set(change, { missing, done: resolve }));
     const fields = { keys, ...(requestId !== null && { request_id: requestId }) };
-    let [sent, reason]: [boolean, string | undefined] = [false, undefined];
+    let sent = false;
+    let reason: string | undefined;
     let everywhere = true;
     while (everywhere && (!sent || missing.size > 0) && performance.now() - startedAt < KEY_MEMORY_MS) {
       try {
         await send(message, missing, !sent);
-        [sent, reason] = [true, undefined];
+        sent = true;
+        reason = undefined;
         if (missing.size > 0) await Promise.race([done, sleep(REPEAT_MS, undefined, { ref: false })]);
       } catch (error) {
         reason = (error as Error).message;

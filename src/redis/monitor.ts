@@ -41,7 +41,11 @@ export function watchConnection(
   const listeners: (() => void)[] = [];
   /** When each fix was logged last; '' where there is none. */
   const loggedAtMs = new Map<string, number>();
-  let [stopped, up, wasUp, lossLogged, refusesWrites] = [false, false, false, true, false];
+  let stopped = false;
+  let up = false;
+  let wasUp = false;
+  let lossLogged = true;
+  let refusesWrites = false;
   let lateReplies = 0;
   let heartbeat: NodeJS.Timeout | undefined;
   metrics.redisConfigured.set({ role }, 1);
@@ -89,6 +93,8 @@ export function watchConnection(
     if (error && refusesWrites) warn(error, 'Redis takes no writes, going on without it');
     if (lateReplies === LATE_MAX) warn(new Error('replies come too late'));
     update();
+    // A cluster may reply only after it was lost and has begun anew.
+    clearTimeout(heartbeat);
     heartbeat = setTimeout(() => void beat(), lateReplies > 0 ? RETRY_MS : HEARTBEAT_MS).unref();
   }
 
