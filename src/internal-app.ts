@@ -5,6 +5,7 @@ import { status } from './features/status/routes.ts';
 import type { Lifecycle } from './http/shutdown.ts';
 import type { Metrics } from './observability/metrics.ts';
 import { errorHandler } from './http/problems.ts';
+import { shareRun } from './lib/single-flight.ts';
 import { validation } from './http/validation.ts';
 import type { Services } from './dependencies.ts';
 
@@ -33,9 +34,8 @@ export function buildInternalApp(options: InternalAppOptions): FastifyInstance {
     throw new AppError('not_found', 'Only /metrics and /internal/status are here');
   });
 
-  let scraping: Promise<string> | undefined;
-
-  async function scrape(): Promise<string> {
+  // Writing the text takes milliseconds of the event loop: once for all who ask meanwhile.
+  const scrape = shareRun(async () => {
     metrics.requestsInFlight.set(options.lifecycle.running.length);
     const { size, max, active, waiting } = db.stats();
     metrics.activeConnections.set(size);
@@ -45,13 +45,11 @@ export function buildInternalApp(options: InternalAppOptions): FastifyInstance {
     // Measures, and sets the gauge; ends within a second whether the servers answer or not.
     await replica.lagSeconds();
     return metrics.registry.metrics();
-  }
-
-  // Writing the text takes milliseconds of the event loop: once for all who ask meanwhile.
-  app.get('/metrics', async (_request, reply) => {
-    scraping ??= scrape().finally(() => (scraping = undefined));
-    return reply.type(metrics.registry.contentType).send(await scraping);
   });
+
+  app.get('/metrics', async (_request, reply) =>
+    reply.type(metrics.registry.contentType).send(await scrape()),
+  );
   void app.register(status, { ...options, status: services.status, prefix: '/internal' });
   return app;
 }

@@ -1,9 +1,9 @@
 import { execFile } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
-import { temporaryFolder } from './support/scripts.ts';
+import { temporaryFolder, writeFiles } from './support/scripts.ts';
 import { repositoryDir } from './support/servers.ts';
 import { requireTool } from './support/tools.ts';
 
@@ -36,7 +36,7 @@ function offenders(rule: (file: string, text: string) => boolean): string[] {
 
 t.test('the rules of imports find what they forbid', async (t) => {
   const folder = temporaryFolder(t);
-  const written = {
+  writeFiles(folder, {
     'tsconfig.json': '{}',
     'src/http/health.ts':
       "import type { Key } from '../auth/key.ts';\nexport const health = (key: Key) => key;\n",
@@ -48,11 +48,7 @@ t.test('the rules of imports find what they forbid', async (t) => {
     'src/attic/x.ts': 'export {};\n',
     'src/main.ts': "import './attic/x.ts';\n",
     'test/x.ts': 'export {};\n',
-  };
-  for (const [path, text] of Object.entries(written)) {
-    mkdirSync(dirname(join(folder, path)), { recursive: true });
-    writeFileSync(join(folder, path), text);
-  }
+  });
   const rules = join(repositoryDir, '.dependency-cruiser.mjs');
   const program = join(repositoryDir, 'node_modules/.bin/depcruise');
   const { stdout } = await promisify(execFile)(program, ['--config', rules, '--output-type', 'json', 'src'], {

@@ -67,10 +67,15 @@ export function createMigrationFile(folder: string, name: string): string {
   if (!/^[a-z][a-z0-9_]{0,59}$/.test(name)) {
     throw new Error('A name is 1 to 60 lower case letters, digits and "_", such as add_customer.');
   }
-  const number = Number.parseInt(listMigrationNames(folder).at(-1) ?? '0') + 1;
-  const path = join(folder, `${String(number).padStart(4, '0')}_${name}.sql`);
+  const path = nextMigrationPath(folder, name);
   writeFileSync(path, TEMPLATE, { flag: 'wx' });
   return path;
+}
+
+/** Where the next migration belongs. */
+export function nextMigrationPath(folder: string, name: string): string {
+  const number = Number.parseInt(listMigrationNames(folder).at(-1) ?? '0') + 1;
+  return join(folder, `${String(number).padStart(4, '0')}_${name}.sql`);
 }
 
 /** The text without what an editor or a checkout on Windows changes. Not more: a blank may stand in a literal. */

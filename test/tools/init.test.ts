@@ -3,16 +3,13 @@ import {
   chmodSync,
   cpSync,
   existsSync,
-  mkdirSync,
-  mkdtempSync,
   readFileSync,
   rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
@@ -20,6 +17,7 @@ import { readProject } from '../../tools/init/files.ts';
 import { derivePrefix, rename, spellNames } from '../../tools/init/names.ts';
 import { initProject } from '../../tools/init/main.ts';
 import { createToken } from '../../src/auth/token.ts';
+import { temporaryFolder, writeFiles } from '../support/scripts.ts';
 import { repositoryDir } from '../support/servers.ts';
 import { requireTool } from '../support/tools.ts';
 
@@ -318,7 +316,7 @@ const PICTURE = Buffer.from([0x89, 0, 0x68, 0x70, 0x5f, 0]);
 
 /** A small template, with one file of each kind. */
 function makeTemplate(t: Test): string {
-  const folder = makeFolder(t);
+  const folder = temporaryFolder(t);
   const files: Record<string, string | Buffer> = {
     '.gitignore': '.hardpoint/\n',
     '.ci/run': '#!/bin/sh\nnpm run --silent check:init\nnpm test\n',
@@ -372,10 +370,7 @@ app.register(orders, {
     'test/tools/init.test.ts': '// hardpoint\n',
     'test/orders-and-keys.test.ts': '// Goes with the example: src/features/orders\n',
   };
-  for (const [path, content] of Object.entries(files)) {
-    mkdirSync(dirname(join(folder, path)), { recursive: true });
-    writeFileSync(join(folder, path), content);
-  }
+  writeFiles(folder, files);
   chmodSync(join(folder, 'deploy.sh'), 0o755);
   return folder;
 }
@@ -389,15 +384,9 @@ function commitAll(folder: string): void {
 
 /** Without git, as an unpacked archive. */
 function copyRepository(t: Test): string {
-  const folder = makeFolder(t);
+  const folder = temporaryFolder(t);
   for (const path of readProject(repositoryDir).keys()) cpSync(join(repositoryDir, path), join(folder, path));
   symlinkSync(join(repositoryDir, 'node_modules'), join(folder, 'node_modules'));
-  return folder;
-}
-
-function makeFolder(t: Test): string {
-  const folder = mkdtempSync(join(tmpdir(), 'init-'));
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 

@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process';
-import { cpSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, readFileSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { writeResource } from '../../tools/new/main.ts';
 import { parseField, RESERVED, spellResource } from '../../tools/new/names.ts';
 import { createDatabase, withClient } from '../support/postgres.ts';
-import { makeDataFolder } from '../support/folders.ts';
+import { temporaryFolder } from '../support/scripts.ts';
 import { repositoryDir } from '../support/servers.ts';
 
 t.test('a name has every spelling that its files need', async (t) => {
@@ -93,8 +93,7 @@ function readAll(folder: string): [path: string, text: string][] {
 
 /** As much of the project as the command and the tests that it writes need. */
 function copyRepository(t: Test): string {
-  const folder = makeDataFolder('hardpoint-new-');
-  t.teardown(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+  const folder = temporaryFolder(t);
   for (const path of COPIED) cpSync(join(repositoryDir, path), join(folder, path), { recursive: true });
   symlinkSync(join(repositoryDir, 'node_modules'), join(folder, 'node_modules'));
   return folder;

@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, realpathSync, renameSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { format, getFileInfo, resolveConfig } from 'prettier';
+import { isEntry } from '../../src/cli/environment.ts';
 import { readArguments } from './arguments.ts';
 import { listUncommitted, readProject, writeChanges, type Change } from './files.ts';
 import { findTraces, rename, spellNames, type Names } from './names.ts';
@@ -136,8 +136,7 @@ function moveState(from: string, to: string): void {
   if (existsSync(from) && !existsSync(to)) renameSync(from, to);
 }
 
-const entry = process.argv[1] ?? '';
-if (existsSync(entry) && realpathSync(entry) === fileURLToPath(import.meta.url)) {
+if (isEntry(import.meta.url)) {
   try {
     console.log((await initProject(process.cwd(), process.argv.slice(2))).join('\n'));
   } catch (error) {

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { MANIFESTS } from './manifests.ts';
+import { isEntry } from '../../src/cli/environment.ts';
 
 const ANNOTATION = /(?<=checksum\/config: )\S+/;
 
@@ -22,4 +22,4 @@ function writeChecksum(): void {
   console.log(`checksum/config: ${checksum}`);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeChecksum();
+if (isEntry(import.meta.url)) writeChecksum();

@@ -1,8 +1,8 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { repositoryDir } from '../../test/support/servers.ts';
 import { MANIFESTS } from './manifests.ts';
+import { isEntry } from '../../src/cli/environment.ts';
 
 const FILE = join(MANIFESTS, 'optional/prometheusrule.yaml');
 const RULES = join(repositoryDir, 'prometheus/rules');
@@ -35,4 +35,4 @@ function writeRules(): void {
   writeFileSync(FILE, withRules(readFileSync(FILE, 'utf8')));
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeRules();
+if (isEntry(import.meta.url)) writeRules();

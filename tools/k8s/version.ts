@@ -1,7 +1,7 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { MANIFESTS, VERSION } from './manifests.ts';
+import { isEntry } from '../../src/cli/environment.ts';
 
 const IMAGE = /(?<=\bimage: \S+:)[^\s:/]+$/gm;
 const LABEL = /(?<=app\.kubernetes\.io\/version: )\S+/g;
@@ -27,4 +27,4 @@ function writeVersion(): void {
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeVersion();
+if (isEntry(import.meta.url)) writeVersion();

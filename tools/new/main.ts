@@ -1,9 +1,10 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { format, resolveConfig } from 'prettier';
 import { isEntry } from '../../src/cli/environment.ts';
+import { nextMigrationPath } from '../../src/migrations/files.ts';
 import { parseField, spellResource, TYPES, type Names } from './names.ts';
 import {
   EXTRAS,
@@ -44,7 +45,8 @@ export async function writeResource(directory: string, args: string[]): Promise<
   const resource = { ...names, fields, cache: extras.has('cache'), idempotency: extras.has('idempotency') };
   const folder = `src/features/${names.plural}`;
   const written: Record<string, string> = {
-    [`migrations/${nextNumber(directory)}_${names.table}.sql`]: writeMigration(resource),
+    [relative(directory, nextMigrationPath(join(directory, 'migrations'), names.table))]:
+      writeMigration(resource),
     [`${folder}/schema.ts`]: writeSchema(resource),
     [`${folder}/repository.ts`]: writeRepository(resource),
     [`${folder}/service.ts`]: writeService(resource),
@@ -93,13 +95,6 @@ function refuseTaken(directory: string, { plural, table, pluralCamel }: Names): 
   const app = readFileSync(join(directory, 'src/app.ts'), 'utf8');
   if (new RegExp(`\\b${pluralCamel}\\b`).test(app))
     throw new Error(`src/app.ts uses the name ${pluralCamel} for something else: take another one`);
-}
-
-function nextNumber(directory: string): string {
-  const numbers = readdirSync(join(directory, 'migrations')).map((name) =>
-    Number(/^\d{4}(?=_)/.exec(name)?.[0] ?? 0),
-  );
-  return String(Math.max(0, ...numbers) + 1).padStart(4, '0');
 }
 
 /** The import and the registration, each after the last one of its kind. */
